@@ -1,0 +1,62 @@
+"""qkspace: how attention behaves over a whole corpus.
+
+    import qkspace
+    index = qkspace.build("bert-base-uncased", "corpus.txt", out="out/corpus")
+    index.head(layer=3, head=5).links(top=100)
+
+Importing this is instant: torch, bokeh and the projection engines are imported where they are used.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qkspace.schema import QKSpaceError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qkspace.index import Index
+
+__version__ = "0.1.0"
+__all__ = ["QKSpaceError", "__version__", "build", "open"]
+
+
+def open(path: str | Path) -> Index:  # named after the builtin, as in numpy, PIL or h5py: qkspace.open(...)
+    """Open the index in a folder.
+
+    Raises:
+        QKSpaceError: no finished index is there.
+    """
+    from qkspace.index import Index
+
+    return Index(path)
+
+
+def build(
+    model: str,
+    corpus: str | Path | Sequence[str | Path],
+    *,
+    out: str | Path,
+    overwrite: bool = False,
+    progress: bool = True,
+    **options: Any,  # the fields of qkspace.pipeline.Parameters
+) -> Index:
+    """Make an index of a checkpoint and a corpus, or go on with an unfinished one, and return it.
+
+    Args:
+        model: folder or name of a checkpoint.
+        corpus: file, folder, name of a data set or "-", or several of them.
+        out: folder of the index.
+        overwrite: replace an index of something else that stands there.
+        progress: show progress bars.
+        **options: what `qkspace.pipeline.Parameters` lists, such as methods=["pca"], dims=[2], max_tokens=10_000.
+
+    Raises:
+        QKSpaceError: something about model, corpus, options or disk that needs the user.
+    """
+    from qkspace.console import Console
+    from qkspace.pipeline import build
+
+    return build(model, corpus, out=out, overwrite=overwrite, console=Console(int(progress)), **options)

@@ -1,0 +1,179 @@
+"""The command line: `qkspace build | serve | report | verify`.
+
+In: arguments. Out: calls of the pipeline, the report and the server, and an exit status: 0 done, 1 something to mend
+(said on standard error), 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from qkspace import __version__
+from qkspace.console import Console
+from qkspace.schema import QKSpaceError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    options = _parser().parse_args(arguments)
+    console = Console(0 if options.quiet else 2 if options.verbose else 1)
+    try:
+        status: int = options.run(options, console)
+        return status
+    except QKSpaceError as error:
+        console.error(str(error))
+        return 1
+    except KeyboardInterrupt:
+        console.error("Interrupted. What was finished is kept: run the same command again to go on.")
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone (`... | head`)
+        sys.stderr.close()
+        return 0
+
+
+def build_main(arguments: Sequence[str] | None = None) -> int:
+    """Run `qkspace build` with these arguments: what `scripts/build_index.py` is."""
+    return main(["build", *(sys.argv[1:] if arguments is None else arguments)])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="qkspace", description="Show how attention behaves over a whole corpus.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"qkspace {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--quiet", "-q", action="store_true", help="say nothing but results and errors")
+    common.add_argument("--verbose", "-v", action="store_true", help="say more")
+    _add_build(commands.add_parser("build", parents=[common], help="make an index of a checkpoint and a corpus"))
+    serve = commands.add_parser("serve", parents=[common], help="open the app on an index")
+    serve.add_argument("index", nargs="*", type=Path, help="folder of an index; none: those in out/ are offered")
+    serve.add_argument("--port", type=int, default=5006, help="port of the app (default 5006; 0 takes any free one)")
+    serve.add_argument("--address", default="localhost", help="address to listen on (default localhost)")
+    serve.add_argument("--show", action="store_true", help="open a browser")
+    serve.set_defaults(run=_serve)
+    report = commands.add_parser("report", parents=[common], help="print what an index holds and every score")
+    report.add_argument("index", type=Path)
+    report.add_argument("--json", action="store_true", help="print everything, for every head, as JSON")
+    report.set_defaults(run=_report)
+    verify = commands.add_parser("verify", parents=[common], help="compare every file of an index with its check sum")
+    verify.add_argument("index", type=Path)
+    verify.set_defaults(run=_verify)
+    return parser
+
+
+def _add_build(build: argparse.ArgumentParser) -> None:
+    needed = build.add_argument_group("what")
+    needed.add_argument("--model", required=True, help="folder of a checkpoint, or its name on the Hugging Face hub")
+    needed.add_argument(
+        "--corpus", required=True, nargs="+", help="file, folder, name of a data set, or - for standard input"
+    )
+    needed.add_argument("--out", required=True, type=Path, help="folder of the index")
+    needed.add_argument("--name", help="what to call the model (default: from its folder or name)")
+    needed.add_argument("--overwrite", action="store_true", help="replace an index of something else that stands there")
+    reading = build.add_argument_group("how the corpus is read")
+    reading.add_argument(
+        "--format", help="text, jsonl, csv, tsv, parquet, conllu or datasets (default: by the name's suffix)"
+    )
+    reading.add_argument("--text-column", help="column that holds the text, or the list of words")
+    reading.add_argument(
+        "--unit", choices=("line", "paragraph"), default="line", help="what a sequence of plain text is"
+    )
+    reading.add_argument("--split", help="split of a data set")
+    reading.add_argument("--config", help="configuration of a data set")
+    reading.add_argument("--encoding", default="utf-8", help="encoding of text (default utf-8)")
+    reading.add_argument(
+        "--max-length", type=int, help="tokens of a sequence (default: the model's context, at most 1024)"
+    )
+    reading.add_argument(
+        "--long", choices=("split", "cut"), default="split", help="what becomes of longer sequences (default split)"
+    )
+    reading.add_argument("--max-tokens", type=int, help="store a random sample of whole sequences of so many tokens")
+    capture = build.add_argument_group("how the model is run")
+    capture.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    capture.add_argument("--dtype", choices=("auto", "float32", "float16", "bfloat16"), default="auto")
+    capture.add_argument(
+        "--batch-tokens", type=int, default=4096, help="padded tokens of a forward pass (default 4096)"
+    )
+    capture.add_argument("--revision", help="branch, tag or commit of a name on the hub")
+    capture.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the checkpoint")
+    maps = build.add_argument_group("what is stored")
+    maps.add_argument("--methods", type=_names, default=("pca",), help="maps, with commas (default pca)")
+    maps.add_argument("--dims", type=_numbers, default=(2, 3), help="dimensions of the maps, with commas (default 2,3)")
+    maps.add_argument("--normalise", default="auto", help="auto, none, attentionviz, sphere or balanced (default auto)")
+    maps.add_argument("--storage", choices=("float16", "float32"), default="float16", help="type of stored vectors")
+    maps.add_argument("--top-k", type=int, default=8, help="attended keys kept for each query (default 8)")
+    maps.add_argument("--seed", type=int, default=0)
+    maps.add_argument("--n-jobs", type=int, help="processes that make maps (default: one a core)")
+    build.set_defaults(run=_build)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(name) for name in _names(text))
+
+
+def _build(options: argparse.Namespace, console: Console) -> int:
+    from qkspace.pipeline import build
+
+    chosen = vars(options).copy()
+    for name in ("run", "quiet", "verbose"):
+        chosen.pop(name)
+    index = build(chosen.pop("model"), chosen.pop("corpus"), console=console, **chosen)
+    console.say(
+        f"{index.root}: {index.n_layers} layers x {index.n_heads} heads, {index.n_tokens:,} tokens. "
+        f"See it: qkspace serve {index.root}"
+    )
+    return 0
+
+
+def _report(options: argparse.Namespace, console: Console) -> int:
+    from qkspace import report
+    from qkspace.index import Index
+
+    index = Index(options.index)
+    if options.json:
+        sys.stdout.write(json.dumps(report.as_json(index), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        return 0
+    for line in report.summary(index):
+        console.result(line)
+    for method, dims in index.maps:
+        columns, rows = report.score_rows(index, method, dims)
+        console.table(
+            f"{method} in {dims}-D, on sequences held out from fitting",
+            columns,
+            rows,
+            "recall@k: share of tokens whose most attended key is among the k nearest keys on the map; content: without "
+            "special tokens; KL: nats lost by reading attention off the map; w.corr, spearman: -1 is perfect",
+        )
+    return 0
+
+
+def _verify(options: argparse.Namespace, console: Console) -> int:
+    from qkspace import store
+
+    faults = store.verify(options.index)
+    for fault in faults:
+        console.error(f"{options.index}: {fault}")
+    if not faults:
+        n = len(store.read_manifest(options.index)["files"])
+        console.result(f"{options.index}: sound, {n} files are what the manifest says")
+    return 1 if faults else 0
+
+
+def _serve(options: argparse.Namespace, console: Console) -> int:
+    from qkspace.app.server import serve
+
+    serve(options.index, port=options.port, address=options.address, show=options.show, console=console)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

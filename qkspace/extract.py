@@ -1,0 +1,310 @@
+"""Extract: run a unit of the corpus through the model and gather what the index keeps of it.
+
+In: a model, its checked layers and some whole sequences of token ids. Out: for each layer the stored rows of query,
+key, value norm and top attended keys, and sums of head statistics over everything that was read. Knows no files.
+Memory is bounded by the unit, whatever the size of the corpus; a unit always gives the same result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qkspace.capture import AttentionCall, forward, listening, observed_mask
+from qkspace.schema import BoolArray, IntArray, LayerSpec, QKSpaceError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+KEY_CLASSES = (
+    "attention_to_special",
+    "attention_to_first",
+    "attention_to_previous",
+    "attention_to_next",
+    "attention_to_self",
+    "attention_distance",
+)
+STATISTICS = (*KEY_CLASSES, "entropy", "entropy_uniform", "attention_max", "value_norm")
+# Means over all tokens read, each as a query. Attention to a class of keys is summed over those keys; a query without a
+# previous (next) token counts 0. Entropy is in nats, and entropy_uniform is that of equal attention to all allowed keys;
+# distance is in tokens; value_norm is Euclidean.
+UNIT_TOKENS, UNIT_BYTES = 16_384, 512 << 20  # a unit ends at whichever comes first
+ATTENTION_BYTES = 256 << 20  # the attention of one layer and batch
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A tokenised corpus: token_ids and is_special are flat, sequence s is starts[s]:starts[s + 1].
+
+    is_stored (sequence) marks the sequences whose vectors are kept; statistics run over all.
+    """
+
+    token_ids: IntArray
+    is_special: BoolArray
+    starts: IntArray
+    is_stored: BoolArray
+
+    @property
+    def lengths(self) -> IntArray:
+        """Tokens of each sequence."""
+        return np.diff(self.starts)
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Sequences first:last of the corpus, whose stored tokens are rows row:row + n_rows of the index."""
+
+    number: int
+    first: int
+    last: int
+    row: int
+    n_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRows:
+    """What the index keeps of one layer and unit.
+
+    query (head, row, d_head), key (kv_head, row, d_head), value_norm (kv_head, row),
+    top_key and top_attention (head, row, k): row in the index of each query's most attended keys and the weight.
+    """
+
+    query: NDArray[Any]
+    key: NDArray[Any]
+    value_norm: NDArray[Any]
+    top_key: NDArray[Any]
+    top_attention: NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class UnitResult:
+    """Rows of each layer, and sums over the unit's tokens of each statistic: layer -> (head, statistic)."""
+
+    rows: tuple[LayerRows, ...]
+    sums: tuple[NDArray[np.float64], ...]
+    n_tokens: int
+
+
+def plan_units(tokens: Tokens, layers: tuple[LayerSpec, ...], top_k: int, storage: str) -> list[Unit]:
+    """Cut the corpus into units of whole sequences, bounded in tokens and in bytes held while one is worked on."""
+    limit = min(UNIT_TOKENS, UNIT_BYTES // bytes_per_token(layers, top_k, storage))
+    stored = np.concatenate([[0], np.cumsum(np.where(tokens.is_stored, tokens.lengths, 0))])
+    units: list[Unit] = []
+    first = 0
+    for last in range(1, len(tokens.lengths) + 1):
+        full = last < len(tokens.lengths) and tokens.starts[last + 1] - tokens.starts[first] > limit
+        if full or last == len(tokens.lengths):
+            units.append(Unit(len(units), first, last, int(stored[first]), int(stored[last] - stored[first])))
+            first = last
+    return units
+
+
+def bytes_per_token(layers: tuple[LayerSpec, ...], top_k: int, storage: str) -> int:
+    """Return what one stored token takes in the index, over all layers."""
+    width = np.dtype(storage).itemsize
+    return sum(
+        layer.d_head * (layer.n_heads + layer.n_kv_heads) * width + 2 * layer.n_kv_heads + 6 * top_k * layer.n_heads
+        for layer in layers
+    )
+
+
+def make_batches(lengths: IntArray, batch_tokens: int, n_heads: int) -> list[IntArray]:
+    """Group sequences of like length so that padded tokens, and the attention of one layer, stay within bounds."""
+    order = np.argsort(-lengths, kind="stable")
+    batches: list[IntArray] = []
+    start = 0
+    while start < len(order):
+        longest = int(lengths[order[start]])
+        by_attention = ATTENTION_BYTES // (4 * n_heads * longest**2)
+        size = max(1, min(batch_tokens // longest, by_attention))
+        batches.append(order[start : start + size])
+        start += size
+    return batches
+
+
+def pad_batch(tokens: Tokens, sequences: IntArray, pad_id: int, device: torch.device) -> dict[str, Tensor]:
+    """Return input_ids and attention_mask, (sequence, token), padded on the right."""
+    import torch
+
+    lengths = tokens.lengths[sequences]
+    ids = np.full((len(sequences), int(lengths.max())), pad_id, dtype=np.int64)
+    for i, s in enumerate(sequences):
+        ids[i, : lengths[i]] = tokens.token_ids[tokens.starts[s] : tokens.starts[s + 1]]
+    mask = np.arange(ids.shape[1])[None, :] < lengths[:, None]
+    arrays = {"input_ids": ids, "attention_mask": mask.astype(np.int64)}
+    return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+
+
+def extract(
+    model: PreTrainedModel,
+    layers: tuple[LayerSpec, ...],
+    tokens: Tokens,
+    unit: Unit,
+    *,
+    pad_id: int,
+    batch_tokens: int,
+    top_k: int,
+    storage: str,
+) -> UnitResult:
+    """Run one unit through the model.
+
+    Args:
+        model: a model whose `check` gave `layers`.
+        layers: how each layer attends.
+        tokens: the whole corpus; only the unit's part is read.
+        unit: which sequences.
+        pad_id: any token id; what stands there is masked and never stored.
+        batch_tokens: padded tokens of one forward pass.
+        top_k: how many of each query's most attended keys are kept.
+        storage: "float16" or "float32", the type of stored queries and keys.
+
+    Raises:
+        QKSpaceError: a vector too large for float16, or a mask unlike the one seen at the check.
+    """
+    gather = _Gatherer(layers, tokens, unit, top_k, storage)
+    sequences = np.arange(unit.first, unit.last)
+    with listening(model, gather.see):
+        for batch in make_batches(tokens.lengths[sequences], batch_tokens, max(layer.n_heads for layer in layers)):
+            gather.begin(sequences[batch], model.device)
+            forward(model, pad_batch(tokens, sequences[batch], pad_id, model.device))
+    return gather.result()
+
+
+class _Gatherer:
+    """Buffers of one unit, filled a batch and layer at a time; token first, as the model lays its vectors out."""
+
+    def __init__(self, layers: tuple[LayerSpec, ...], tokens: Tokens, unit: Unit, top_k: int, storage: str) -> None:
+        import torch
+
+        self.layers, self.tokens, self.unit, self.top_k = layers, tokens, unit, top_k
+        dtype = {"float16": torch.float16, "float32": torch.float32}[storage]
+        stored = tokens.is_stored[unit.first : unit.last]
+        lengths = tokens.lengths[unit.first : unit.last]
+        self.row_of = np.concatenate([[0], np.cumsum(np.where(stored, lengths, 0))])  # within the unit
+        n = unit.n_rows
+        self.buffers = [
+            {
+                "query": torch.zeros(n, layer.n_heads, layer.d_head, dtype=dtype),
+                "key": torch.zeros(n, layer.n_kv_heads, layer.d_head, dtype=dtype),
+                "value_norm": torch.zeros(n, layer.n_kv_heads, dtype=torch.float16),
+                "top_key": torch.zeros(n, layer.n_heads, top_k, dtype=torch.int32),
+                "top_attention": torch.zeros(n, layer.n_heads, top_k, dtype=torch.float16),
+            }
+            for layer in layers
+        ]
+        self.sums = [np.zeros((layer.n_heads, len(STATISTICS))) for layer in layers]
+
+    def begin(self, sequences: IntArray, device: torch.device) -> None:
+        """Prepare what every layer of the coming forward pass shares."""
+        import torch
+
+        lengths = self.tokens.lengths[sequences]
+        n = int(lengths.max())
+        self.lengths = lengths
+        inside = np.arange(n)[None, :] < lengths[:, None]  # (sequence, token)
+        special = np.zeros_like(inside)
+        for i, s in enumerate(sequences):
+            special[i, : lengths[i]] = self.tokens.is_special[self.tokens.starts[s] : self.tokens.starts[s + 1]]
+        self.inside = torch.from_numpy(inside).to(device)
+        self.classes = _key_classes(self.inside, torch.from_numpy(special).to(device))
+        first_row = self.row_of[sequences - self.unit.first]
+        kept = inside & self.tokens.is_stored[sequences][:, None]
+        self.kept = torch.from_numpy(np.flatnonzero(kept)).to(device)  # in sequence x token, flat
+        self.rows = torch.from_numpy((first_row[:, None] + np.arange(n)[None, :])[kept])
+        self.first_row = torch.from_numpy(np.repeat(first_row, kept.sum(axis=1)) + self.unit.row).to(torch.int32)
+        self.next_layer = 0
+
+    def see(self, call: AttentionCall) -> None:
+        """Take what is kept of one layer from one forward pass."""
+        index, self.next_layer = self.next_layer, self.next_layer + 1
+        layer, buffer = self.layers[index], self.buffers[index]
+        longest = int(np.argmax(self.lengths))
+        n = int(self.lengths[longest])
+        if not np.array_equal(observed_mask(call, longest, n), layer.allowed(n)):
+            raise QKSpaceError(f"{call.module}: its attention mask over {n} tokens is not the one seen at the check.")
+        value_norm = call.value.float().norm(dim=-1)  # (sequence, kv_head, token)
+        k = min(self.top_k, n)
+        top_attention, top_position = call.attention.topk(k, dim=-1)  # (sequence, head, query token, k)
+        self.sums[index] += self._statistics(call, layer, top_attention[..., 0], value_norm).cpu().double().numpy()
+        if len(self.kept) == 0:
+            return
+        self._keep(buffer["query"], call.query)
+        self._keep(buffer["key"], call.key)
+        self._keep(buffer["value_norm"], value_norm)
+        self._keep(buffer["top_attention"][:, :, :k], top_attention)
+        self._keep(buffer["top_key"][:, :, :k], top_position, self.first_row[:, None, None])
+
+    def _keep(self, buffer: Tensor, values: Tensor, plus: Tensor | None = None) -> None:
+        """Store values (sequence, head, token, ...) at this batch's rows of buffer (row, head, ...)."""
+        chosen = values.to(buffer.dtype).transpose(1, 2).flatten(0, 1)  # (sequence x token, head, ...)
+        if len(self.kept) < len(chosen):
+            chosen = chosen.index_select(0, self.kept)
+        chosen = chosen.cpu() if plus is None else chosen.cpu() + plus
+        if buffer.is_contiguous():
+            buffer.index_copy_(0, self.rows, chosen)
+        else:
+            buffer[self.rows] = chosen
+
+    def _statistics(self, call: AttentionCall, layer: LayerSpec, maximum: Tensor, value_norm: Tensor) -> Tensor:
+        """Return the sums of STATISTICS over the batch's tokens, in that order: (head, statistic)."""
+        import torch
+
+        attention = call.attention.float()  # (sequence, head, query token, key token)
+        rows = self.inside.float().unsqueeze(2)  # (sequence, token, 1): padding counts nothing
+
+        def total(per_token: Tensor) -> Tensor:  # (sequence, head, token) -> (head, 1)
+            return torch.bmm(per_token, rows).sum(dim=0)
+
+        group = layer.n_heads // layer.n_kv_heads
+        uniform = (_allowed_counts(layer, self.inside).log() * self.inside).sum()
+        columns = [
+            torch.bmm(attention.flatten(2), self.classes).sum(dim=0),  # KEY_CLASSES
+            total(torch.special.entr(attention).sum(dim=-1)),
+            uniform.expand(layer.n_heads, 1),
+            total(maximum.float()),
+            total(value_norm).repeat_interleave(group, dim=0),
+        ]
+        return torch.cat(columns, dim=1)
+
+    def result(self) -> UnitResult:
+        """Return the filled buffers as arrays, head first."""
+        rows = []
+        for buffer, layer in zip(self.buffers, self.layers, strict=True):
+            for name in ("query", "key", "value_norm", "top_attention"):
+                _refuse_overflow(buffer[name], f"{layer.module}: a {name}")
+            buffer["top_key"].masked_fill_(buffer["top_attention"] == 0, -1)
+            rows.append(LayerRows(**{name: tensor.transpose(0, 1).numpy() for name, tensor in buffer.items()}))
+        n_tokens = int(self.tokens.starts[self.unit.last] - self.tokens.starts[self.unit.first])
+        return UnitResult(tuple(rows), tuple(self.sums), n_tokens)
+
+
+def _key_classes(inside: Tensor, special: Tensor) -> Tensor:
+    """Return weights that sum attention over classes of keys: (sequence, query token x key token, class)."""
+    import torch
+
+    n = inside.shape[1]
+    position = torch.arange(n, device=inside.device)
+    offset = position[:, None] - position[None, :]  # (query token, key token)
+    shared = [position[None, :].expand(n, n) == 0, offset == 1, offset == -1, offset == 0, offset.abs()]
+    columns = [special[:, None, :].expand(-1, n, -1), *(c.expand(len(inside), n, n) for c in shared)]
+    return (torch.stack([c.float() for c in columns], dim=-1) * inside[:, :, None, None]).flatten(1, 2)
+
+
+def _allowed_counts(layer: LayerSpec, inside: Tensor) -> Tensor:
+    """Return how many keys each query may attend to: (sequence, query token), at least 1."""
+    import torch
+
+    allowed = torch.from_numpy(layer.allowed(inside.shape[1])).to(inside.device)
+    return (inside.float() @ allowed.float().T).clamp(min=1)
+
+
+def _refuse_overflow(values: Tensor, what: str) -> None:
+    """Raise where a float16 is infinite or nan; read as integers, which is several times faster than asking torch."""
+    bits = values.numpy()
+    if bits.dtype == np.float16 and bits.size and (bits.view(np.uint16) << 1).max() >= 0xF800:
+        raise QKSpaceError(f"{what} has a component beyond 65,504, too large for float16. Use --storage float32.")

@@ -1,0 +1,368 @@
+"""An index as Python sees it: tokens, heads, maps, attention and links, read from disk when asked for.
+
+In: a folder that `qkspace build` made. Out: tables and arrays. Needs neither torch nor a projection engine.
+
+    index = qkspace.open("out/demo")
+    head = index.head(layer=3, head=5)
+    head.links(top=100)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qkspace import store
+from qkspace.schema import BoolArray, FloatArray, IntArray, LayerSpec, Positions, QKSpaceError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from qkspace.fidelity import Scores
+    from qkspace.normalise import Gauge
+    from qkspace.project import Projection
+
+
+class Index:
+    """A finished index on disk.
+
+    Raises:
+        QKSpaceError: no finished index of a format that this version reads is there.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        """Open the index in a folder; its arrays stay on disk."""
+        self.root = Path(root)
+        self.manifest = store.read_manifest(self.root)
+        missing = [name for name in self.manifest["files"] if not (self.root / name).is_file()]
+        if missing:
+            raise QKSpaceError(
+                f"{self.root}: {len(missing)} of its files are missing, {missing[0]} first. "
+                "Restore them, or build the index again with --overwrite."
+            )
+        self.layers = tuple(LayerSpec(**layer) for layer in self.manifest["layers"])
+
+    def __repr__(self) -> str:
+        """Say what the index is of."""
+        return (
+            f"<qkspace index {str(self.root)!r}: {self.model_name}, {self.n_layers} layers x {self.n_heads} heads, "
+            f"{self.n_tokens:,} tokens>"
+        )
+
+    @property
+    def n_layers(self) -> int:
+        """Attention layers of the model."""
+        return len(self.layers)
+
+    @property
+    def n_heads(self) -> int:
+        """Heads of a layer; of the layer with most, where they differ."""
+        return max(layer.n_heads for layer in self.layers)
+
+    @property
+    def d_head(self) -> int:
+        """Length of a query or key vector; of the longest, where layers differ."""
+        return max(layer.d_head for layer in self.layers)
+
+    @property
+    def n_tokens(self) -> int:
+        """Stored tokens."""
+        return int(self.manifest["corpus"]["n_tokens_stored"])
+
+    @property
+    def model_name(self) -> str:
+        """What the model was called at the build, else the last part of its name or folder."""
+        given: str | None = self.manifest["made_from"]["name"]
+        path = Path(self.manifest["model"]["name"])
+        plain = path.name not in ("model", "checkpoint") and not path.name.startswith("checkpoint-")
+        return given or (path.name if plain else f"{path.parent.name}/{path.name}")
+
+    @property
+    def maps(self) -> tuple[tuple[str, int], ...]:
+        """The maps of each head: (method, dims)."""
+        return tuple((m["method"], m["dims"]) for m in self.manifest["maps"])
+
+    @cached_property
+    def tokens(self) -> pd.DataFrame:
+        """One row per stored token: sequence, position, token, token_id, text, is_special, word, kind and metadata."""
+        return self._table("tokens")
+
+    @cached_property
+    def sequences(self) -> pd.DataFrame:
+        """One row per stored sequence: sequence, text, n_tokens, its metadata, and whether maps were fitted on it."""
+        return self._table("sequences")
+
+    @cached_property
+    def row_starts(self) -> IntArray:
+        """Where each stored sequence starts among the rows of `tokens`, and where the last one ends: (sequence + 1)."""
+        return np.concatenate([[0], np.cumsum(self.sequences["n_tokens"].to_numpy())])
+
+    def rows(self, sequence: int) -> slice:
+        """Return the rows of `tokens` that a sequence (a value of its column `sequence`) takes.
+
+        Raises:
+            QKSpaceError: that sequence is not stored.
+        """
+        numbers = self.sequences["sequence"].to_numpy()
+        i = int(np.searchsorted(numbers, sequence))
+        if i == len(numbers) or numbers[i] != sequence:
+            raise QKSpaceError(
+                f"Sequence {sequence} is not in this index, which stores {len(numbers):,} between {numbers[0]} and "
+                f"{numbers[-1]}: see index.sequences."
+            )
+        return slice(int(self.row_starts[i]), int(self.row_starts[i + 1]))
+
+    def head(self, layer: int, head: int) -> Head:
+        """Return one head, both numbers from 0.
+
+        Raises:
+            QKSpaceError: the model has no such layer or head.
+        """
+        if not 0 <= layer < self.n_layers:
+            raise QKSpaceError(f"There is no layer {layer}: {self.model_name} has layers 0 to {self.n_layers - 1}.")
+        n_heads = self.layers[layer].n_heads
+        if not 0 <= head < n_heads:
+            raise QKSpaceError(f"There is no head {head} in layer {layer}: it has heads 0 to {n_heads - 1}.")
+        return Head(self, layer, head)
+
+    def head_table(self) -> pd.DataFrame:
+        """Return one row per head: layer, head, its statistics, and the scores of each map (pca2_recall_1, ...)."""
+        table = self._table("heads")
+        for method, dims in self.maps:
+            scores = [
+                _prefixed("scores.", store.read_arrays(self.map_path(method, dims, layer, head, "npz")))
+                for layer, head in zip(table["layer"], table["head"], strict=True)
+            ]
+            for name in sorted({name for row in scores for name in row}):
+                table[f"{method}{dims}_{name}"] = [float(row[name]) if name in row else np.nan for row in scores]
+        return table
+
+    def map_path(self, method: str, dims: int, layer: int, head: int, suffix: str) -> Path:
+        """Return the file of a map: positions in .npy, gauge, projection and scores in .npz."""
+        return store.map_path(self.root, method, dims, layer, head, suffix)
+
+    def show(self, layer: int = 0, head: int = 0, **options: Any) -> None:  # passed on
+        """Show a head in a notebook; see `qkspace.notebook.show`."""
+        from qkspace.notebook import show
+
+        show(self, layer=layer, head=head, **options)
+
+    def _table(self, name: str) -> pd.DataFrame:
+        import pandas as pd
+
+        try:
+            return pd.read_parquet(self.root / f"{name}.parquet")
+        except (OSError, ValueError) as error:
+            raise QKSpaceError(f"{self.root / name}.parquet: damaged ({error}). Run `qkspace verify`.") from error
+
+
+@dataclass(frozen=True)
+class Head:
+    """One head of an index; arrays are read when first asked for."""
+
+    index: Index = field(repr=False)
+    layer: int
+    head: int
+
+    @property
+    def name(self) -> str:
+        """The head as it is printed, such as L3H5."""
+        return f"L{self.layer}H{self.head}"
+
+    @property
+    def spec(self) -> LayerSpec:
+        """How the head's layer attends."""
+        return self.index.layers[self.layer]
+
+    @property
+    def kv_head(self) -> int:
+        """Which of the layer's key heads this head reads (grouped-query attention)."""
+        return self.head // (self.spec.n_heads // self.spec.n_kv_heads)
+
+    def _stored(self, name: str) -> NDArray[Any]:
+        """Open an array of this layer: (head or kv_head, token, ...)."""
+        return store.read_array(self.index.root / name / f"L{self.layer:02d}.npy")
+
+    @cached_property
+    def query(self) -> FloatArray:
+        """Queries as captured: (token, d_head)."""
+        return store.float_array(self._stored("query")[self.head])
+
+    @cached_property
+    def key(self) -> FloatArray:
+        """Keys as captured: (token, d_head)."""
+        return store.float_array(self._stored("key")[self.kv_head])
+
+    @cached_property
+    def value_norm(self) -> FloatArray:
+        """Euclidean norms of the values: (token)."""
+        return store.float_array(self._stored("value_norm")[self.kv_head])
+
+    @cached_property
+    def top_key(self) -> IntArray:
+        """Rows of `index.tokens` that each query attends to most, strongest first: (token, k); -1 where there is none."""
+        return np.asarray(self._stored("top_key")[self.head])
+
+    @cached_property
+    def top_attention(self) -> FloatArray:
+        """The model's own attention to `top_key`: (token, k)."""
+        return store.float_array(self._stored("top_attention")[self.head])
+
+    def attention(self, sequence: int) -> FloatArray:
+        """Return the attention over one sequence, a value of `index.tokens["sequence"]`: (query token, key token).
+
+        Recomputed from the stored vectors, as the check at the build proved possible; storage in float16 moves a weight
+        by a few thousandths at most.
+
+        Raises:
+            QKSpaceError: that sequence is not stored.
+        """
+        rows = self.index.rows(sequence)
+        query = store.float_array(self._stored("query")[self.head, rows])
+        key = store.float_array(self._stored("key")[self.kv_head, rows])
+        return attend(query, key, self.spec)
+
+    def projection(self, method: str = "pca", dims: int = 2) -> View:
+        """Return a map of this head.
+
+        Raises:
+            QKSpaceError: the index has no such map.
+        """
+        if (method, dims) not in self.index.maps:
+            has = ", ".join(f"{m} in {d}-D" for m, d in self.index.maps)
+            raise QKSpaceError(
+                f"This index has no {method} map in {dims}-D; it has {has}. Build with --methods and --dims."
+            )
+        return View(self, method, dims)
+
+    def links(
+        self,
+        top: int = 100,
+        *,
+        threshold: float = 0.0,
+        special: bool = True,
+        itself: bool = True,
+        first: bool = True,
+    ) -> pd.DataFrame:
+        """Return the strongest query-key pairs of the whole stored corpus, strongest first.
+
+        Args:
+            top: how many at most.
+            threshold: the least attention of a pair.
+            special: whether pairs from or to special tokens count.
+            itself: whether a token's attention to itself counts.
+            first: whether pairs from or to the first token of a sequence count (the usual sink of a decoder).
+
+        Returns:
+            Columns query, key (rows of `index.tokens`) and attention (the model's own).
+        """
+        import pandas as pd
+
+        tokens = self.index.tokens
+        excluded = np.zeros(len(tokens), dtype=bool)
+        if not special:
+            excluded |= tokens["is_special"].to_numpy()
+        if not first:
+            excluded |= tokens["position"].to_numpy() == 0
+        weight, row = strongest(
+            self.top_attention, self.top_key, top=top, threshold=threshold, excluded=excluded, itself=itself
+        )
+        return pd.DataFrame({"query": row[:, 0], "key": row[:, 1], "attention": weight})
+
+
+def attend(query: FloatArray, key: FloatArray, spec: LayerSpec) -> FloatArray:
+    """Return softmax(scale * query . key) over the allowed keys of one sequence: (query token, key token)."""
+    logit = spec.scale * (query @ key.T)
+    logit[~spec.allowed(len(query))] = -np.inf
+    weight = np.exp(logit - logit.max(axis=1, keepdims=True))
+    return np.asarray(weight / weight.sum(axis=1, keepdims=True))
+
+
+def strongest(
+    attention: FloatArray, key: IntArray, *, top: int, threshold: float, excluded: BoolArray, itself: bool
+) -> tuple[FloatArray, IntArray]:
+    """Return the weights (pair) and the rows (pair, query and key) of the strongest pairs, strongest first.
+
+    attention and key: (token, k), key is -1 where there is none; excluded: (token), rows that no pair may touch.
+    Equal weights come in the order of the corpus.
+    """
+    allowed = (key >= 0) & (attention >= threshold) & (attention > 0) & ~excluded[:, None] & ~excluded[key]
+    if not itself:
+        allowed &= key != np.arange(len(key))[:, None]
+    flat = np.flatnonzero(allowed)
+    weight = attention.ravel()[flat]
+    if len(flat) > top:
+        flat = flat[weight >= -np.partition(-weight, top - 1)[top - 1]]
+        weight = attention.ravel()[flat]
+    order = np.argsort(-weight, kind="stable")[:top]
+    flat = flat[order]
+    return weight[order], np.stack([flat // attention.shape[1], key.ravel()[flat]], axis=1)
+
+
+@dataclass(frozen=True)
+class View:
+    """One map of one head."""
+
+    head: Head
+    method: str
+    dims: int
+
+    @cached_property
+    def _positions(self) -> NDArray[Any]:
+        return store.read_array(self._path("npy"))  # (query or key, token, dims)
+
+    @cached_property
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        return store.read_arrays(self._path("npz"))
+
+    def _path(self, suffix: str) -> Path:
+        return self.head.index.map_path(self.method, self.dims, self.head.layer, self.head.head, suffix)
+
+    @property
+    def query(self) -> FloatArray:
+        """Positions of the queries: (token, dims)."""
+        return np.asarray(self._positions[0])
+
+    @property
+    def key(self) -> FloatArray:
+        """Positions of the keys: (token, dims)."""
+        return np.asarray(self._positions[1])
+
+    @cached_property
+    def scores(self) -> Scores | None:
+        """The scores on held-out sequences; None where a single sequence left nothing to hold out."""
+        from qkspace.fidelity import Scores
+
+        stored = _prefixed("scores.", self._arrays)
+        return Scores(**{name: value.item() for name, value in stored.items()}) if stored else None
+
+    @cached_property
+    def gauge(self) -> Gauge:
+        """The normalisation: what was done to queries and keys, attention unchanged, before they were projected."""
+        from qkspace.normalise import Gauge
+
+        return Gauge.from_arrays(_prefixed("gauge.", self._arrays))
+
+    @cached_property
+    def fitted(self) -> Projection:
+        """The projection of normalised vectors."""
+        from qkspace.project import Projection
+
+        return Projection.from_arrays(_prefixed("projection.", self._arrays))
+
+    def transform(self, query: FloatArray | None = None, key: FloatArray | None = None) -> Positions:
+        """Place new vectors, as captured, on this map: (token, d_head) to (token, dims); either may be left out."""
+        d = self.head.spec.d_head
+        empty = np.zeros((0, d), dtype=np.float32)
+        return self.fitted.transform(
+            *self.gauge.apply(empty if query is None else query, empty if key is None else key)
+        )
+
+
+def _prefixed(prefix: str, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

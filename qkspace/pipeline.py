@@ -1,0 +1,574 @@
+"""The pipeline: the only module that chains the stages.
+
+In: the name of a checkpoint, a corpus and parameters. Out: a finished index on disk. Knows in which order things
+happen and what was done already; every stage's own knowledge is in its module.
+
+    corpus -> tokenise -> capture (check, extract) -> normalise -> project -> fidelity -> index
+
+Work is cut into units: the reading, then groups of sequences, then the maps of one head each. A unit is finished when
+its marker in `work/` or its file stands; a killed build that is run again does only what is left.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+import platform
+import shutil
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qkspace import store
+from qkspace.console import SILENT, Console
+from qkspace.extract import (
+    STATISTICS,
+    LayerRows,
+    Tokens,
+    Unit,
+    UnitResult,
+    bytes_per_token,
+    extract,
+    pad_batch,
+    plan_units,
+)
+from qkspace.index import Index
+from qkspace.model import Checkpoint, Device, DType, context_length, identity, load
+from qkspace.schema import HeadSample, IntArray, LayerSpec, QKSpaceError, TextSequence
+
+if TYPE_CHECKING:
+    from qkspace.capture import Check
+
+MAX_LENGTH = 1024  # tokens of a sequence, unless asked for otherwise; the model's context where that is shorter
+FIT_TOKENS = SCORE_TOKENS = 6_000  # a map is fitted on that many tokens of one part of the corpus, scored on another
+HELD_OUT = 0.25  # the share of sequences that no map is fitted on
+CHECK_SEQUENCES, CHECK_TOKENS = 6, 96
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """How an index is made; everything here but `device` and `n_jobs` decides what is in it.
+
+    methods and dims: the maps, each method in each number of dimensions. max_tokens: whole sequences are sampled at
+    random with `seed` until that many tokens are stored (None stores all); statistics run over all that is read.
+    max_length: tokens of a sequence, None for the model's context, at most 1,024. long: "split" a longer sequence into
+    windows, or "cut" it after the first. storage: type of the stored vectors. top_k: attended keys kept for each query.
+    batch_tokens: padded tokens of a forward pass. name: what to call the model. The rest says how the corpus is read (`corpus.read`) and the model is
+    loaded (`model.load`).
+    """
+
+    methods: tuple[str, ...] = ("pca",)
+    dims: tuple[int, ...] = (2, 3)
+    normalise: str = "auto"
+    max_tokens: int | None = None
+    max_length: int | None = None
+    long: Literal["split", "cut"] = "split"
+    seed: int = 0
+    storage: Literal["float16", "float32"] = "float16"
+    top_k: int = 8
+    batch_tokens: int = 4096
+    dtype: DType = "auto"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    format: str | None = None
+    text_column: str | None = None
+    unit: Literal["line", "paragraph"] = "line"
+    split: str | None = None
+    config: str | None = None
+    encoding: str = "utf-8"
+    name: str | None = None
+    device: Device = "auto"
+    n_jobs: int | None = None
+
+    def __post_init__(self) -> None:
+        from qkspace.project import METHODS
+
+        for name in ("max_tokens", "max_length", "top_k", "batch_tokens", "n_jobs"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise QKSpaceError(f"{name} must be at least 1; got {value}.")
+        for method in self.methods:
+            if method not in METHODS:
+                raise QKSpaceError(f"Unknown projection {method!r}; choose among {', '.join(METHODS)}.")
+        if not self.methods or not self.dims or not set(self.dims) <= {2, 3}:
+            raise QKSpaceError(f"Give at least one method, and dims of 2, 3 or both; got {self.methods}, {self.dims}.")
+
+    @property
+    def maps(self) -> list[tuple[str, int]]:
+        """The maps of each head: (method, dims)."""
+        return [(method, dims) for method in dict.fromkeys(self.methods) for dims in dict.fromkeys(self.dims)]
+
+
+def build(
+    model: str,
+    corpus: str | Path | Sequence[str | Path],
+    *,
+    out: str | Path,
+    overwrite: bool = False,
+    console: Console = SILENT,
+    **options: Any,  # the fields of Parameters
+) -> Index:
+    """Make an index of a checkpoint and a corpus and return it; one that stands already is returned as it is.
+
+    Args:
+        model: folder or name of a checkpoint (`qkspace.model.load`).
+        corpus: a file, folder, name of a data set or "-" (`qkspace.corpus.read`), or several of them.
+        out: folder of the index. An unfinished build of the same model, corpus and parameters there is gone on with.
+        overwrite: replace an index of something else that stands there.
+        console: where progress is shown; nowhere by default.
+        **options: fields of `Parameters`.
+
+    Raises:
+        QKSpaceError: something about model, corpus, parameters or disk that needs the user.
+    """
+    unknown = options.keys() - {field.name for field in fields(Parameters)}
+    if unknown:
+        choices = ", ".join(field.name for field in fields(Parameters))
+        raise QKSpaceError(f"Unknown option {', '.join(sorted(unknown))}; choose among {choices}.")
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    parameters = Parameters(**values)
+    sources = [str(corpus)] if isinstance(corpus, str | Path) else [str(source) for source in corpus]
+    root = Path(out)
+    if overwrite:
+        store.clear(root)
+    elif root.is_file() or (root.is_dir() and any(root.iterdir()) and not (root / store.WORK).exists()):
+        store.read_manifest(root)  # anything but an index is refused here
+    with store.disk_errors(root):
+        if (root / store.MANIFEST).exists():
+            index = Index(root)
+            _same(index.manifest["made_from"], _request(model, sources, parameters), root)
+            console.say(f"{root} is already built: nothing to do.")
+            return index
+        with store.locked(root):
+            _Build(model, sources, root, parameters, console).run()
+        shutil.rmtree(root / store.WORK)
+    return Index(root)
+
+
+def _request(model: str, sources: list[str], parameters: Parameters) -> dict[str, Any]:
+    """Return everything that decides the content of an index, as JSON would give it back."""
+    what = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(parameters).items()}
+    for name in ("device", "n_jobs"):
+        what.pop(name)
+    files = {name: _content(Path(name)) for name in sources}
+    return {"model": _place(model), "corpus": [{"source": _place(s), "content": c} for s, c in files.items()], **what}
+
+
+def _place(name: str) -> str:
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
+def _content(path: Path) -> str | None:
+    """Return the sha256 of a file's content, or of a folder's names, sizes and times; None for what is neither."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    if path.is_dir():
+        listing = sorted((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in path.rglob("*") if p.is_file())
+        return hashlib.sha256(repr(listing).encode()).hexdigest()
+    return None
+
+
+def _same(found: dict[str, Any], asked: dict[str, Any], root: Path) -> None:
+    """Refuse to go on with, or to return, an index of something else."""
+    different = sorted(name for name in asked if found.get(name) != asked[name])
+    if different:
+        changes = "; ".join(f"{name} was {found.get(name)!r}, now {asked[name]!r}" for name in different[:3])
+        raise QKSpaceError(f"{root} is an index of something else ({changes}). Use --overwrite, or another --out.")
+
+
+class _Build:
+    """One build: where it writes, what it was asked for, and what its stages hand to each other."""
+
+    def __init__(self, model: str, sources: list[str], root: Path, parameters: Parameters, console: Console) -> None:
+        self.model, self.sources, self.root, self.parameters, self.console = model, sources, root, parameters, console
+        self.work = root / store.WORK
+
+    def run(self) -> None:
+        """Run every stage, each from where it was left."""
+        request = _request(self.model, self.sources, self.parameters)
+        plan = self.work / "plan.json"
+        if plan.exists():
+            _same(store.read_json(plan), request, self.root)
+            self.console.say(f"Going on with the unfinished build in {self.root}")
+        else:
+            store.write_json(plan, request)
+        checkpoint = load(
+            self.model,
+            device=self.parameters.device,
+            dtype=self.parameters.dtype,
+            revision=self.parameters.revision,
+            trust_remote_code=self.parameters.trust_remote_code,
+        )
+        counts = self._read(checkpoint)
+        tokens = self._tokens()
+        check = self._check(checkpoint, tokens)
+        sums, n_tokens = self._extract(checkpoint, check.layers, tokens)
+        who = identity(checkpoint)
+        del checkpoint  # the maps need its memory more
+        self._write_heads(check.layers, sums, n_tokens)
+        stored = np.flatnonzero(tokens.is_stored)
+        fit, score = self._write_tables(stored, tokens)
+        self._map(check.layers, tokens, fit, score)
+        self._write_manifest(request, who, check, counts, {"read": tokens, "stored": stored})
+
+    # ---------------------------------------------------------------- reading
+
+    def _read(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """Tokenise the corpus into work/: flat binary ids and marks, and tables in parts. One unit."""
+        from pyarrow import parquet
+
+        from qkspace.tokenise import TokeniseCounts, tokenise
+
+        done = self.work / "read.json"
+        if done.exists():
+            return store.read_json(done)
+        max_length = self.parameters.max_length or min(context_length(checkpoint) or MAX_LENGTH, MAX_LENGTH)
+        counts = TokeniseCounts()
+        folder = self.work / "corpus"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        lengths: list[IntArray] = []
+        with (folder / "ids").open("wb") as ids, (folder / "special").open("wb") as special:
+            chunks = tokenise(
+                self._sequences(), checkpoint.tokenizer, max_length=max_length, long=self.parameters.long, counts=counts
+            )
+            for number, chunk in enumerate(chunks):
+                ids.write(chunk.token_ids.astype("<i4").tobytes())
+                special.write(chunk.is_special.astype("u1").tobytes())
+                parquet.write_table(chunk.tokens, folder / f"tokens-{number:06d}.parquet")
+                parquet.write_table(chunk.sequences, folder / f"sequences-{number:06d}.parquet")
+                lengths.append(chunk.lengths)
+        if not lengths:
+            raise QKSpaceError(
+                f"{', '.join(self.sources)}: no sequence with a token in it, so there is nothing to show."
+            )
+        store.write_array(folder / "lengths.npy", np.concatenate(lengths).astype(np.int64))
+        result = {**asdict(counts), "max_length": max_length}
+        store.write_json(done, result)
+        return result
+
+    def _sequences(self) -> Iterator[TextSequence]:
+        """Read the sources one after another; with several of them a column says which."""
+        from qkspace.corpus import read
+
+        p = self.parameters
+        for name in self.sources:
+            options: dict[str, Any] = {"format": p.format, "text_column": p.text_column, "unit": p.unit}
+            options |= {"split": p.split, "config": p.config, "encoding": p.encoding}
+            for sequence in self.console.track(
+                read(name, **options), None, f"Reading {Path(name).name}", unit="sequences"
+            ):
+                if len(self.sources) > 1:
+                    metadata = {**sequence.metadata, "corpus": Path(name).name}
+                    yield TextSequence(
+                        sequence.text, metadata, sequence.word_spans, sequence.word_metadata, sequence.source
+                    )
+                else:
+                    yield sequence
+
+    def _tokens(self) -> Tokens:
+        """Open the tokenised corpus by memory map, and choose whole sequences at random until max_tokens."""
+        folder = self.work / "corpus"
+        lengths = np.load(folder / "lengths.npy")
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        is_stored = np.ones(len(lengths), dtype=bool)
+        limit = self.parameters.max_tokens
+        if limit is not None and starts[-1] > limit:
+            order = np.random.default_rng(self.parameters.seed).permutation(len(lengths))
+            is_stored[order] = np.cumsum(lengths[order]) <= limit
+            if not is_stored.any():
+                raise QKSpaceError(f"--max-tokens {limit} is less than one sequence ({lengths[order[0]]} tokens here).")
+        return Tokens(
+            token_ids=np.memmap(folder / "ids", dtype="<i4", mode="r"),
+            is_special=np.memmap(folder / "special", dtype=bool, mode="r"),
+            starts=starts,
+            is_stored=is_stored,
+        )
+
+    # ---------------------------------------------------------------- capture
+
+    def _check(self, checkpoint: Checkpoint, tokens: Tokens) -> Check:
+        """Check capture on a few short sequences of unlike length, padded together, and on the longest one's mask."""
+        from qkspace.capture import check
+
+        order = np.argsort(tokens.lengths, kind="stable")
+        short = order[tokens.lengths[order] <= CHECK_TOKENS]
+        chosen = (
+            short[np.unique(np.linspace(0, len(short) - 1, CHECK_SEQUENCES).astype(int))] if len(short) else order[:1]
+        )
+        pad = _pad_id(checkpoint)
+        batch, longest = (pad_batch(tokens, s, pad, checkpoint.model.device) for s in (chosen, order[-1:]))
+        result = check(checkpoint.model, batch, longest)
+        self.console.detail(
+            f"Check passed on {result.n_tokens} tokens: attention as captured differs from the model's own by at most "
+            f"{result.captured_error:.1g}, recomputed from query and key by {result.recomputed_error:.1g} "
+            f"(allowed {result.tolerance:g})"
+        )
+        return result
+
+    def _extract(
+        self, checkpoint: Checkpoint, layers: tuple[LayerSpec, ...], tokens: Tokens
+    ) -> tuple[list[NDArray[np.float64]], int]:
+        """Run every unit that is not finished yet; return the sums of the statistics over all units."""
+        p = self.parameters
+        units = plan_units(tokens, layers, p.top_k, p.storage)
+        files = self._row_files(layers, int(tokens.lengths[tokens.is_stored].sum()))
+        try:
+            left = [unit for unit in units if not self._finished(unit, files)]
+            for unit in self.console.track(
+                left, len(units), "Capturing queries and keys", done=len(units) - len(left), unit="units"
+            ):
+                result = extract(
+                    checkpoint.model,
+                    layers,
+                    tokens,
+                    unit,
+                    pad_id=_pad_id(checkpoint),
+                    batch_tokens=p.batch_tokens,
+                    top_k=p.top_k,
+                    storage=p.storage,
+                )
+                self._finish(unit, result, files)
+        finally:
+            for layer in files:
+                for file in layer.values():
+                    file.close()
+        results = [store.read_arrays(self._marker(unit)) for unit in units]
+        sums = [np.sum([r[f"sums{i:02d}"] for r in results], axis=0) for i in range(len(layers))]
+        return sums, int(sum(int(r["n_tokens"]) for r in results))
+
+    def _row_files(self, layers: tuple[LayerSpec, ...], n: int) -> list[dict[str, store.RowFile]]:
+        """Open, or make in full size, the files that the units write into."""
+        p = self.parameters
+        needed = n * bytes_per_token(layers, p.top_k, p.storage)
+        free = shutil.disk_usage(self.root).free
+        if not (self.root / "query").exists() and needed > free:
+            raise QKSpaceError(
+                f"{self.root}: the vectors of {n:,} tokens take {needed / 2**30:.1f} GiB, the disk has {free / 2**30:.1f} "
+                "GiB free. Store less with --max-tokens, or choose another --out."
+            )
+        return [
+            {
+                name: store.RowFile(self.root / name / f"L{i:02d}.npy", (n_heads, n, *rest), dtype)
+                for name, n_heads, rest, dtype in (
+                    ("query", layer.n_heads, (layer.d_head,), p.storage),
+                    ("key", layer.n_kv_heads, (layer.d_head,), p.storage),
+                    ("value_norm", layer.n_kv_heads, (), "float16"),
+                    ("top_key", layer.n_heads, (p.top_k,), "int32"),
+                    ("top_attention", layer.n_heads, (p.top_k,), "float16"),
+                )
+            }
+            for i, layer in enumerate(layers)
+        ]
+
+    def _marker(self, unit: Unit) -> Path:
+        return self.work / "units" / f"{unit.number:06d}.npz"
+
+    def _finish(self, unit: Unit, result: UnitResult, files: list[dict[str, store.RowFile]]) -> None:
+        """Write a unit's rows, then its marker with the check sums of what was written."""
+        checksums = []
+        for rows, layer_files in zip(result.rows, files, strict=True):
+            for field in fields(LayerRows):
+                block = np.ascontiguousarray(getattr(rows, field.name))
+                layer_files[field.name].write(unit.row, block)
+                checksums.append(zlib.crc32(block.data.cast("B")) if block.size else 0)
+        sums = {f"sums{i:02d}": values for i, values in enumerate(result.sums)}
+        marks = {"n_tokens": np.asarray(result.n_tokens), "crc32": np.asarray(checksums, dtype=np.uint32)}
+        store.write_arrays(self._marker(unit), {**sums, **marks})
+
+    def _finished(self, unit: Unit, files: list[dict[str, store.RowFile]]) -> bool:
+        """Tell whether a unit has its marker and its rows are what was written, also after a loss of power."""
+        if not self._marker(unit).exists():
+            return False
+        expected = store.read_arrays(self._marker(unit))["crc32"]
+        blocks = (layer[field.name].read(unit.row, unit.n_rows) for layer in files for field in fields(LayerRows))
+        return np.array_equal(expected, np.asarray([zlib.crc32(block) for block in blocks], dtype=np.uint32))
+
+    # ---------------------------------------------------------------- tables
+
+    def _write_heads(self, layers: tuple[LayerSpec, ...], sums: list[NDArray[np.float64]], n_tokens: int) -> None:
+        """Write heads.parquet: one row a head, the mean of each statistic over all tokens that were read."""
+        import pandas as pd
+
+        table = pd.DataFrame(np.concatenate(sums) / n_tokens, columns=list(STATISTICS))
+        heads = [(i, head) for i, layer in enumerate(layers) for head in range(layer.n_heads)]
+        table.insert(0, "layer", [layer for layer, _ in heads])
+        table.insert(1, "head", [head for _, head in heads])
+        with store.replacing(self.root / "heads.parquet") as file:
+            table.to_parquet(file, index=False)
+
+    def _write_tables(self, stored: IntArray, tokens: Tokens) -> tuple[IntArray, IntArray]:
+        """Write the tables of what is stored; return the sequences that maps are fitted and scored on.
+
+        The two never share a sequence. With a single sequence nothing can be held out, and no map is scored.
+        """
+        import pandas as pd
+
+        for name in ("tokens", "sequences"):
+            parts = sorted((self.work / "corpus").glob(f"{name}-*.parquet"))
+            store.concatenate_tables(parts, self.root / f"{name}.parquet", None if tokens.is_stored.all() else stored)
+        order = np.random.default_rng(self.parameters.seed + 1).permutation(stored)
+        n_held_out = min(len(order) - 1, max(1, round(HELD_OUT * len(order))))
+        score = _up_to(order[:n_held_out], tokens.lengths, SCORE_TOKENS)
+        fit = _up_to(order[n_held_out:], tokens.lengths, FIT_TOKENS)
+        table = pd.read_parquet(self.root / "sequences.parquet")
+        table["fold"] = np.select(
+            [np.isin(table["sequence"], fit), np.isin(table["sequence"], score)], ["fit", "score"], "neither"
+        )
+        with store.replacing(self.root / "sequences.parquet") as file:
+            table.to_parquet(file, index=False)
+        return fit, score
+
+    # ---------------------------------------------------------------- maps
+
+    def _map(self, layers: tuple[LayerSpec, ...], tokens: Tokens, fit: IntArray, score: IntArray) -> None:
+        """Make every map of every head that is not there yet, heads in parallel."""
+        from joblib import Parallel, delayed, parallel_config
+
+        row_starts = np.concatenate([[0], np.cumsum(np.where(tokens.is_stored, tokens.lengths, 0))])
+        is_first = np.zeros(len(tokens.token_ids), dtype=bool)
+        is_first[tokens.starts[:-1]] = True
+        parts = []
+        for chosen in (fit, score):
+            rows, starts = _ranges(row_starts[chosen], tokens.lengths[chosen])
+            flat, _ = _ranges(tokens.starts[chosen], tokens.lengths[chosen])
+            parts.append(SampleRows(rows, starts, np.asarray(tokens.is_special[flat]), is_first[flat]))
+        jobs = [
+            HeadMaps(
+                str(self.root),
+                i,
+                head,
+                layer,
+                self._maps_left(i, head),
+                self.parameters.normalise,
+                self.parameters.seed,
+            )
+            for i, layer in enumerate(layers)
+            for head in range(layer.n_heads)
+        ]
+        left = [job for job in jobs if job.maps]
+        n_jobs = min(self.parameters.n_jobs or os.cpu_count() or 1, max(1, len(left)))
+        with parallel_config(backend="loky", n_jobs=n_jobs, inner_max_num_threads=1):
+            results = Parallel(return_as="generator_unordered")(delayed(make_maps)(job, *parts) for job in left)
+            for _ in self.console.track(results, len(jobs), "Mapping heads", done=len(jobs) - len(left), unit="heads"):
+                pass
+
+    def _maps_left(self, layer: int, head: int) -> tuple[tuple[str, int], ...]:
+        return tuple(m for m in self.parameters.maps if not store.map_path(self.root, *m, layer, head, "npz").exists())
+
+    # ---------------------------------------------------------------- manifest
+
+    def _write_manifest(
+        self, request: dict[str, Any], who: dict[str, Any], check: Check, counts: dict[str, Any], parts: dict[str, Any]
+    ) -> None:
+        """Write the manifest, and with it make the index whole."""
+        tokens, stored = parts["read"], parts["stored"]
+        who["dtype"] = request["dtype"]
+        manifest = {
+            "format": store.FORMAT,
+            "format_version": store.FORMAT_VERSION,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "made_from": request,
+            "model": who,
+            "layers": [asdict(layer) for layer in check.layers],
+            "check": {k: v for k, v in asdict(check).items() if k != "layers"},
+            "corpus": {
+                **counts,
+                "n_sequences_stored": len(stored),
+                "n_tokens_stored": int(tokens.lengths[stored].sum()),
+                "n_windows": len(tokens.lengths),
+            },
+            "maps": [
+                {"name": f"{method}{dims}", "method": method, "dims": dims} for method, dims in self.parameters.maps
+            ],
+            "versions": {
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("qkspace", "torch", "transformers", "numpy", "scikit-learn")},
+            },
+            "platform": f"{sys.platform}-{platform.machine()}",
+        }
+        self.console.detail("Computing check sums")
+        store.write_json(self.root / store.MANIFEST, {**manifest, "files": store.file_records(self.root)})
+
+
+def _pad_id(checkpoint: Checkpoint) -> int:
+    """Return any valid token id; what stands there is masked."""
+    pad = checkpoint.tokenizer.pad_token_id
+    return 0 if pad is None else int(pad)
+
+
+def _up_to(sequences: IntArray, lengths: IntArray, limit: int) -> IntArray:
+    """Return the first of the sequences that have at most `limit` tokens together, at least one, in corpus order."""
+    n = max(1, int((np.cumsum(lengths[sequences]) <= limit).sum()))
+    return np.sort(sequences[:n])
+
+
+def _ranges(first: IntArray, lengths: IntArray) -> tuple[IntArray, IntArray]:
+    """Return the indices of ranges laid end to end, and where each range starts among them."""
+    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return np.arange(starts[-1]) + np.repeat(first - starts[:-1], lengths), starts
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRows:
+    """Some whole sequences of the index: rows (token), starts (sequence + 1), is_special and is_first (token)."""
+
+    rows: IntArray
+    starts: IntArray
+    is_special: NDArray[np.bool_]
+    is_first: NDArray[np.bool_]
+
+    def sample(self, query: NDArray[Any], key: NDArray[Any], layer: LayerSpec) -> HeadSample:
+        """Take these rows of a head's vectors; the first token of a decoder is no content, being the usual sink."""
+        is_content = ~self.is_special & ~(self.is_first & layer.causal)
+        return HeadSample(
+            store.float_array(query[self.rows]), store.float_array(key[self.rows]), self.starts, is_content, layer
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class HeadMaps:
+    """The maps to make of one head."""
+
+    root: str
+    layer_number: int
+    head: int
+    layer: LayerSpec
+    maps: tuple[tuple[str, int], ...]
+    normalise: str
+    seed: int
+
+
+def make_maps(job: HeadMaps, fit: SampleRows, score: SampleRows) -> None:
+    """Normalise, project and score one head, and write each map; runs in a process of its own."""
+    from qkspace import fidelity, project
+    from qkspace.normalise import normalise
+
+    root = Path(job.root)
+    name = f"L{job.layer_number:02d}.npy"
+    query = store.read_array(root / "query" / name)[job.head]  # (token, d_head)
+    key = store.read_array(root / "key" / name)[job.head // (job.layer.n_heads // job.layer.n_kv_heads)]
+    fit_sample = fit.sample(query, key, job.layer)
+    for method, dims in job.maps:
+        gauge = normalise(fit_sample, dims=dims, method=job.normalise)  # type: ignore[arg-type]  # checked there
+        projection = project.fit(method, gauge.apply_to(fit_sample), dims=dims, seed=job.seed)
+        placed = projection.transform(*gauge.apply(store.float_array(query), store.float_array(key)))
+        positions = np.stack([placed.query, placed.key]).astype(np.float32)  # (query or key, token, dims)
+        arrays = {f"gauge.{k}": v for k, v in gauge.arrays().items()}
+        arrays |= {f"projection.{k}": v for k, v in projection.arrays().items()}
+        if len(score.rows):
+            held_out = gauge.apply_to(score.sample(query, key, job.layer))
+            scores = fidelity.score(held_out, type(placed)(*positions[:, score.rows].astype(np.float64)), seed=job.seed)
+            arrays |= {f"scores.{k}": np.asarray(v) for k, v in asdict(scores).items()}
+        with store.disk_errors(root):
+            store.write_array(store.map_path(root, method, dims, job.layer_number, job.head, "npy"), positions)
+            store.write_arrays(store.map_path(root, method, dims, job.layer_number, job.head, "npz"), arrays)

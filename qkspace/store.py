@@ -1,0 +1,320 @@
+"""The index on disk: the only module besides the corpus reader that touches files.
+
+In: arrays, tables and records. Out: a folder of plain `.npy` arrays and Parquet tables whose `manifest.json`, written
+last by atomic rename, lists every file with its size and sha256. Knows no model, no mathematics and no picture.
+
+    manifest.json                what the index is, and every other file with bytes and sha256
+    tokens.parquet               one row per stored token, in corpus order
+    sequences.parquet            one row per stored sequence
+    heads.parquet                one row per head: statistics over all that was read
+    query/L00.npy                (head, token, d_head)       one file a layer
+    key/L00.npy                  (kv_head, token, d_head)
+    value_norm/L00.npy           (kv_head, token)
+    top_key/L00.npy              (head, token, k)            row of the attended key in tokens.parquet, -1 = none
+    top_attention/L00.npy        (head, token, k)            the model's own attention, strongest first
+    maps/pca2/L00H00.npy         (query or key, token, dims) one file a head
+    maps/pca2/L00H00.npz         the gauge and the projection that made it, and its scores
+    work/                        only while a build is unfinished
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qkspace.schema import FloatArray, IntArray, QKSpaceError
+
+FORMAT = "qkspace-index"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+WORK = "work"
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn a full or forbidden disk into an error that names the folder and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise QKSpaceError(
+                f"{folder}: the disk is full. What was finished is kept: free some space and run the same command "
+                "again, or store less with --max-tokens or --storage float16."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise QKSpaceError(f"{error.filename or folder}: not allowed to write there ({error.strerror}).") from error
+        raise
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Write a file that appears whole or not at all: a temporary beside it, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON atomically."""
+    with replacing(path) as file:
+        file.write(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        QKSpaceError: the file is not a JSON object.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise QKSpaceError(f"{path}: damaged, not JSON ({error}). Build the index again with --overwrite.") from error
+    if not isinstance(value, dict):
+        raise QKSpaceError(f"{path}: expected a JSON object, got {type(value).__name__}. Build again with --overwrite.")
+    return value
+
+
+def write_array(path: Path, array: NDArray[Any]) -> None:
+    """Write one `.npy` atomically."""
+    with replacing(path) as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write one `.npz` atomically; the same arrays give the same bytes."""
+    with replacing(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def read_array(path: Path) -> NDArray[Any]:
+    """Open one `.npy` by read-only memory map.
+
+    Raises:
+        QKSpaceError: the file is missing, cut short or not an array.
+    """
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]  # numpy says Any
+    except (OSError, ValueError) as error:
+        raise QKSpaceError(f"{path}: missing or damaged ({error}). Run `qkspace verify` on the index.") from error
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Read every array of one `.npz`.
+
+    Raises:
+        QKSpaceError: the file is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except Exception as error:  # numpy raises a dozen kinds here (zipfile, zlib, struct, ...), all with one meaning
+        raise QKSpaceError(f"{path}: missing or damaged ({error}). Run `qkspace verify` on the index.") from error
+
+
+class RowFile:
+    """A preallocated `.npy` of shape (head, token, ...) written a run of tokens at a time.
+
+    The space is taken when the file is made, so that a disk too small is noticed before the first forward pass.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: str) -> None:
+        """Open `path`, or make it with `shape` and `dtype` if it is not there yet."""
+        self.shape, self.dtype = shape, np.dtype(dtype)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            self._make(path)
+        self._file = path.open("r+b")
+        np.lib.format.read_magic(self._file)
+        found_shape, _, found_dtype = np.lib.format.read_array_header_2_0(self._file)
+        if (tuple(found_shape), found_dtype) != (shape, self.dtype):
+            raise QKSpaceError(f"{path}: holds {found_dtype} {found_shape}, expected {dtype} {shape}; use --overwrite.")
+        self._start = self._file.tell()
+        self._row_bytes = self.dtype.itemsize * int(np.prod(shape[2:], dtype=np.int64))
+
+    def _make(self, path: Path) -> None:
+        temporary = path.with_suffix(".tmp")
+        header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": self.shape}
+        with temporary.open("wb") as file:
+            np.lib.format.write_array_header_2_0(file, header)
+            n_bytes = self.dtype.itemsize * int(np.prod(self.shape, dtype=np.int64))
+            if n_bytes:
+                os.posix_fallocate(file.fileno(), file.tell(), n_bytes)
+        temporary.replace(path)
+
+    def _offset(self, head: int, row: int) -> int:
+        return self._start + (head * self.shape[1] + row) * self._row_bytes
+
+    def write(self, row: int, block: NDArray[Any]) -> None:
+        """Write block (head, run, ...) at tokens row:row + run of every head."""
+        block = np.ascontiguousarray(block, dtype=self.dtype)
+        for head in range(self.shape[0]):
+            data = memoryview(block[head]).cast("B") if block[head].size else memoryview(b"")
+            position = self._offset(head, row)
+            while data:  # a write may be short
+                written = os.pwrite(self._file.fileno(), data, position)
+                data, position = data[written:], position + written
+
+    def read(self, row: int, run: int) -> bytes:
+        """Return the bytes of tokens row:row + run of every head, in the order of `write`."""
+        n_bytes = run * self._row_bytes
+        return b"".join(os.pread(self._file.fileno(), n_bytes, self._offset(h, row)) for h in range(self.shape[0]))
+
+    def close(self) -> None:
+        """Flush to the disk and close."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def file_records(root: Path) -> dict[str, dict[str, Any]]:
+    """Return {relative path: {bytes, sha256}} of every file of an index but its manifest and its work folder."""
+    paths = [
+        path
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and path.relative_to(root).parts[0] not in (WORK, MANIFEST)
+    ]
+
+    def record(path: Path) -> dict[str, Any]:
+        with path.open("rb") as file:
+            return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter's lock
+        return {p.relative_to(root).as_posix(): r for p, r in zip(paths, pool.map(record, paths), strict=True)}
+
+
+def read_manifest(root: Path) -> dict[str, Any]:
+    """Read the manifest of a finished index.
+
+    Raises:
+        QKSpaceError: no index there, an unfinished one, or one of another format.
+    """
+    path = root / MANIFEST
+    if not path.is_file():
+        if (root / WORK).is_dir():
+            raise QKSpaceError(f"{root}: this build is not finished. Run the command that began it again: it resumes.")
+        what = "a folder without manifest.json" if root.is_dir() else "no such folder"
+        raise QKSpaceError(
+            f"{root}: {what}, so no index of qkspace. Make one with `qkspace build --model ... --corpus ... --out {root}`."
+        )
+    manifest = read_json(path)
+    if manifest.get("format") != FORMAT:
+        raise QKSpaceError(
+            f"{path}: format is {manifest.get('format')!r}, expected {FORMAT!r}. Is this another tool's?"
+        )
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise QKSpaceError(
+            f"{path}: format version {manifest.get('format_version')}, this qkspace reads {FORMAT_VERSION}. "
+            "Build the index again, or install the version that made it."
+        )
+    return manifest
+
+
+def verify(root: Path) -> list[str]:
+    """Compare every file with the manifest and return what is wrong, a line a fault; an empty list means sound."""
+    expected: dict[str, dict[str, Any]] = read_manifest(root)["files"]
+    found = file_records(root)
+    faults = [f"{name}: missing" for name in expected.keys() - found.keys()]
+    faults += [f"{name}: not in the manifest" for name in found.keys() - expected.keys()]
+    for name in expected.keys() & found.keys():
+        if found[name]["bytes"] != expected[name]["bytes"]:
+            faults.append(f"{name}: {found[name]['bytes']} bytes, the manifest says {expected[name]['bytes']}")
+        elif found[name]["sha256"] != expected[name]["sha256"]:
+            faults.append(f"{name}: its content changed (sha256 differs)")
+    return sorted(faults)
+
+
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Keep a second build out of the folder while this one runs."""
+    (root / WORK).mkdir(parents=True, exist_ok=True)
+    with (root / WORK / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise QKSpaceError(
+                f"{root}: another build is writing there. Wait for it, or choose another --out."
+            ) from None
+        yield
+
+
+def clear(root: Path) -> None:
+    """Remove an index, its manifest first so that it is never taken for whole; refuse a folder of something else."""
+    if not root.exists():
+        return
+    if not (root / MANIFEST).exists() and not (root / WORK).exists() and any(root.iterdir()):
+        raise QKSpaceError(f"{root}: holds files, but no index of qkspace; it is left alone. Choose another --out.")
+    (root / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(root)
+
+
+def map_path(root: Path, method: str, dims: int, layer: int, head: int, suffix: str) -> Path:
+    """Return where a map of a head is stored: positions in .npy, gauge, projection and scores in .npz."""
+    return root / "maps" / f"{method}{dims}" / f"L{layer:02d}H{head:02d}.{suffix}"
+
+
+def concatenate_tables(parts: Iterable[Path], path: Path, keep: IntArray | None = None) -> None:
+    """Join Parquet files with differing columns into one, a part at a time; `keep` chooses values of `sequence`.
+
+    Columns that some parts lack are null there. A column that is text in one part and number in another becomes text.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    parts = list(parts)
+    schema = _common_schema([pq.read_schema(part) for part in parts])
+    wanted = None if keep is None else pa.array(keep, pa.int32())
+    with replacing(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for part in parts:
+            table = pq.read_table(part)
+            if wanted is not None:
+                table = table.filter(pc.is_in(table["sequence"], wanted))
+            columns = [
+                table[name].cast(type_) if name in table.column_names else pa.nulls(len(table), type_)
+                for name, type_ in zip(schema.names, schema.types, strict=True)
+            ]
+            writer.write_table(pa.table(columns, schema=schema))
+
+
+def _common_schema(schemas: list[Any]) -> Any:
+    """Return the union of columns: numbers widen, a mixture becomes text, dictionaries become their values."""
+    import pyarrow as pa
+
+    types: dict[str, Any] = {}
+    for schema in schemas:
+        for field in schema:
+            new = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+            old = types.get(field.name, pa.null())
+            if old == new or pa.types.is_null(new):
+                types[field.name] = old
+            elif pa.types.is_null(old):
+                types[field.name] = new
+            elif {old, new} == {pa.int64(), pa.float64()}:
+                types[field.name] = pa.float64()
+            else:
+                types[field.name] = pa.string()
+    return pa.schema([(name, pa.string() if pa.types.is_null(t) else t) for name, t in types.items()])
+
+
+def float_array(array: NDArray[Any]) -> FloatArray:
+    """Return stored numbers as float32, the type that the mathematics runs in."""
+    return np.asarray(array, dtype=np.float32)
