@@ -1,0 +1,130 @@
+"""Colours: from a column of the token table to a colour for each token and a legend.
+
+In: values and a theme. Out: packed colours and legend entries. Knows no heads, no widgets and no picture.
+Categorical colours are Paul Tol's "muted" scheme, which colour-blind readers can tell apart; continuous ones are cividis,
+made for the same purpose (Nunez et al. 2018).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from bokeh.palettes import Cividis256
+from numpy.typing import NDArray
+
+QUERY_KEY = "query / key"
+QUERY_COLOUR = {"light": "#1F6FB5", "dark": "#62A9E8"}
+KEY_COLOUR = {"light": "#D9622B", "dark": "#F5A06B"}
+LINK_COLOUR = {"light": "#5B4B8A", "dark": "#D9CDFB"}
+MISSING = {"light": "#B9BEC6", "dark": "#565D68"}
+CATEGORIES = (
+    "#332288",
+    "#88CCEE",
+    "#CC6677",
+    "#117733",
+    "#DDCC77",
+    "#AA4499",
+    "#44AA99",
+    "#882255",
+    "#999933",
+    "#6699CC",
+)
+DARK_CATEGORIES = ("#8F85E8", *CATEGORIES[1:3], "#4CB36B", *CATEGORIES[4:7], "#D65C8F", *CATEGORIES[8:])
+MAX_CATEGORIES = 200  # a column of more kinds than that (sentence ids, words) says nothing by colour
+OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Legend:
+    """What colours mean: entries (name, colour, tokens) of a categorical column, or the ends of a continuous one."""
+
+    title: str
+    entries: tuple[tuple[str, str, int], ...] = ()
+    low: str = ""
+    high: str = ""
+
+    @property
+    def continuous(self) -> bool:
+        """Whether this is a scale and not a list."""
+        return not self.entries
+
+
+@dataclass(frozen=True, slots=True)
+class Colouring:
+    """Colours of queries and of keys, packed 0xRRGGBBAA without their alpha, (token) each, and their legend."""
+
+    query: NDArray[np.uint32]
+    key: NDArray[np.uint32]
+    legend: Legend
+
+
+def colourable(tokens: pd.DataFrame) -> list[str]:
+    """Return the columns of the token table whose values say something by colour, ours first."""
+    own = ["kind", "position"]
+    skip = {"sequence", "token", "token_id", "text", "word", "word_text", "start", "end", "is_special", *own}
+    return own + [name for name in tokens.columns if name not in skip and _has_kinds(tokens[name])]
+
+
+def _has_kinds(column: pd.Series[object]) -> bool:
+    """Tell whether a column has at least two values, on more than a hundredth of the tokens, and not too many kinds."""
+    filled = column.dropna()
+    if len(filled) < 0.01 * len(column):
+        return False
+    n = filled.nunique()
+    return 2 <= n and (n <= MAX_CATEGORIES or bool(pd.api.types.is_numeric_dtype(column)))
+
+
+def colour_tokens(name: str, values: pd.Series[object] | None, theme: str) -> Colouring:
+    """Colour each token by `values`, queries and keys alike; without values queries and keys are told apart."""
+    if values is None:
+        return _query_key(theme)
+    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+        return _continuous(name, values.to_numpy(dtype=np.float64, na_value=np.nan), theme)
+    return _categorical(name, values, theme)
+
+
+def _query_key(theme: str) -> Colouring:
+    query, key = pack([QUERY_COLOUR[theme]]), pack([KEY_COLOUR[theme]])
+    entries = (("query: what a token looks for", QUERY_COLOUR[theme], -1), ("key: what a token offers", KEY_COLOUR[theme], -1))
+    return Colouring(query, key, Legend("Query and key", entries))
+
+
+def _continuous(name: str, values: NDArray[np.float64], theme: str) -> Colouring:
+    """Spread values over the scale between their 1st and 99th percentile, so that an outlier does not take it all."""
+    low, high = np.nanpercentile(values, [1, 99])
+    palette = pack([*Cividis256, MISSING[theme]])
+    share = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    step = np.where(np.isnan(values), 256, np.clip(np.nan_to_num(share), 0, 1) * 255).astype(int)
+    colours = palette[step]
+    return Colouring(colours, colours, Legend(name, (), _short(low), _short(high)))
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value == round(value) else f"{value:.3g}"
+
+
+def _categorical(name: str, values: pd.Series[object], theme: str) -> Colouring:
+    """Give the commonest kinds a colour of their own and the rest, and what is missing, grey."""
+    palette = CATEGORIES if theme == "light" else DARK_CATEGORIES
+    text = values.astype("string")
+    counts = text.value_counts()
+    if set(counts.index) <= {"True", "False"} or len(counts) <= len(palette):
+        named = list(counts.index)
+    else:
+        named = list(counts.index[: len(palette)])
+    number = {kind: i for i, kind in enumerate(named)}
+    code = text.map(number).fillna(len(named)).to_numpy(dtype=int)
+    colours = pack([*palette[: len(named)], MISSING[theme]])[code]
+    entries = [(str(kind), palette[i], int(counts.iloc[i])) for i, kind in enumerate(named)]
+    rest = len(text) - int(counts.iloc[: len(named)].sum())
+    if rest:
+        n_more = len(counts) - len(named)
+        entries.append((f"{n_more} more, or none" if n_more else "none", MISSING[theme], rest))
+    return Colouring(colours, colours, Legend(name, tuple(entries)))
+
+
+def pack(colours: list[str]) -> NDArray[np.uint32]:
+    """Return hexadecimal colours as 0xRRGGBB00."""
+    return np.asarray([int(colour[1:], 16) << 8 for colour in colours], dtype=np.uint32)

@@ -1,0 +1,147 @@
+"""Draw the queries and keys of one head in one space of two or three dimensions.
+
+In: a head sample (already normalised). Out: a `Projection`, which places new rows on the same map.
+Knows no model, no layer, no disk: rows in, positions out.
+
+A method is one entry in `METHODS`: a function that fits (sample, dims, seed -> named arrays of state) and one
+that places (state, query, key -> positions). `fit` gets the sample and not bare rows because a method may learn
+from the attention within sequences, and not only from where the vectors lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qkspace.schema import FloatArray, HeadSample, Positions, QKSpaceError
+
+State = dict[str, NDArray[Any]]
+Fit = Callable[[HeadSample, int, int], State]
+Place = Callable[[Mapping[str, NDArray[Any]], FloatArray, FloatArray], Positions]
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """A fitted map of one head: `method`, `dims`, `seed`, and `state`, the arrays that the method's place reads.
+
+    What `state` holds is said by the method's fit function; all of it is plain arrays, none of objects.
+    """
+
+    method: str
+    dims: int
+    seed: int
+    state: Mapping[str, NDArray[Any]]
+
+    def transform(self, query: FloatArray | None = None, key: FloatArray | None = None) -> Positions:
+        """Place rows on the map: (token, d_head), normalised like the fitted ones, to (token, dims).
+
+        Either may be left out; its positions are then (0, dims).
+
+        Raises:
+            QKSpaceError: if the rows are not as long as those of the fit.
+        """
+        d = int(self.state["d_head"])
+        for name, rows in (("query", query), ("key", key)):
+            if rows is not None and (rows.ndim != 2 or rows.shape[1] != d):
+                raise QKSpaceError(f"This map places rows of length {d}; got {name} {rows.shape}.")
+        nothing = np.zeros((0, d))
+        place = METHODS[self.method].place
+        return place(self.state, nothing if query is None else query, nothing if key is None else key)
+
+    def arrays(self) -> State:
+        """Return everything as named arrays without objects, to be saved by `np.savez`."""
+        return {
+            "method": np.asarray(self.method),
+            "dims": np.asarray(self.dims),
+            "seed": np.asarray(self.seed),
+            **{f"state.{name}": array for name, array in self.state.items()},
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Projection:
+        """Rebuild a projection from what `arrays` returned.
+
+        Raises:
+            QKSpaceError: if an array is missing or the method is unknown.
+        """
+        missing = [name for name in ("method", "dims", "seed", "state.d_head") if name not in arrays]
+        if missing:
+            raise QKSpaceError(f"A stored projection lacks {', '.join(missing)}; it holds {', '.join(sorted(arrays))}.")
+        method = str(arrays["method"])
+        _check_method(method)
+        state = {name.removeprefix("state."): arrays[name] for name in arrays if name.startswith("state.")}
+        return cls(method, int(arrays["dims"]), int(arrays["seed"]), state)
+
+
+def fit(method: str, sample: HeadSample, *, dims: int, seed: int) -> Projection:
+    """Fit a map of `dims` dimensions to a normalised sample; the same seed gives the same map.
+
+    Raises:
+        QKSpaceError: for an unknown method, for dims that the vectors do not have, for an empty sample or vectors
+            that are not finite.
+    """
+    _check_method(method)
+    n_tokens, d = sample.query.shape
+    if not 1 <= dims <= d:
+        raise QKSpaceError(f"A map of {dims} dimensions needs vectors at least as long; this head's have {d}.")
+    if not n_tokens:
+        raise QKSpaceError("The head sample holds no tokens; expected at least one sequence.")
+    if not (np.isfinite(sample.query).all() and np.isfinite(sample.key).all()):
+        raise QKSpaceError("The query and key vectors must be finite. Capture the head again.")
+    state = {"d_head": np.asarray(d), **METHODS[method].fit(sample, dims, seed)}
+    return Projection(method, dims, seed, state)
+
+
+def _check_method(method: str) -> None:
+    """Raise QKSpaceError, listing the choices, if there is no such method."""
+    if method not in METHODS:
+        raise QKSpaceError(f"Unknown projection {method!r}; choose one of {', '.join(sorted(METHODS))}.")
+
+
+def fit_pca(sample: HeadSample, dims: int, seed: int) -> State:
+    """Fit principal axes to queries and keys together (Pearson 1901); nothing is random, `seed` is not used.
+
+    State: that of `place_linear`, and `explained_variance` (dims), the share of the total variance of each axis.
+    The sign of an axis is such that its entry of largest size is positive.
+    """
+    query, key = sample.query.astype(np.float64), sample.key.astype(np.float64)
+    mean = (query.mean(axis=0) + key.mean(axis=0)) / 2
+    centred = np.concatenate([query - mean, key - mean])
+    values, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
+    values, axes = np.maximum(values[::-1], 0.0), vectors[:, ::-1][:, :dims]
+    axes = axes * np.sign(axes[np.argmax(np.abs(axes), axis=0), np.arange(dims)])
+    total = float(values.sum())
+    return {
+        "query_matrix": axes,
+        "key_matrix": axes,
+        "query_offset": -mean @ axes,
+        "key_offset": -mean @ axes,
+        "explained_variance": values[:dims] / total if total > 0 else np.zeros(dims),
+    }
+
+
+def place_linear(state: Mapping[str, NDArray[Any]], query: FloatArray, key: FloatArray) -> Positions:
+    """Place rows by one matrix product: query @ query_matrix + query_offset, and the same for keys.
+
+    query_matrix, key_matrix: (d_head, dims); query_offset, key_offset: (dims).
+    """
+    return Positions(
+        query=query.astype(np.float64) @ state["query_matrix"] + state["query_offset"],
+        key=key.astype(np.float64) @ state["key_matrix"] + state["key_offset"],
+    )
+
+
+class Method(NamedTuple):
+    """How a projection is fitted and how it places rows."""
+
+    fit: Fit
+    place: Place
+
+
+METHODS: dict[str, Method] = {
+    "pca": Method(fit_pca, place_linear),
+}
