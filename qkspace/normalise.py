@@ -162,7 +162,7 @@ class _Matrix:
         key_matrix = query_matrix
         if name == "balanced":
             key_matrix = balancing_matrix(_covariance(query), _covariance(key))
-            query_matrix = np.linalg.inv(key_matrix).T
+            query_matrix = np.asarray(np.linalg.inv(key_matrix).T, dtype=np.float64)
             query, key = query @ query_matrix, key @ key_matrix
         return cls(
             name=name,

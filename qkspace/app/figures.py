@@ -1,0 +1,176 @@
+"""Figures: from arrays to Bokeh pictures.
+
+In: data sources that `document` fills. Out: the map of a head, and the small chart of all heads. No data logic here.
+"""
+
+from __future__ import annotations
+
+from bokeh.models import (
+    BoxZoomTool,
+    ColumnDataSource,
+    CustomJSHover,
+    HoverTool,
+    LinearColorMapper,
+    PanTool,
+    ResetTool,
+    SaveTool,
+    WheelZoomTool,
+)
+from bokeh.palettes import Cividis256
+from bokeh.plotting import figure
+
+from qkspace.app.style import FONT, THEMES
+
+TOOLTIP = f"""
+<div style="max-width:340px;font:13px/1.45 {FONT};color:#1D2430;white-space:normal;overflow-wrap:anywhere">
+ <div><span style="color:#5D6778">@row{{before}}</span><b>@row{{token}}</b><span style="color:#5D6778">@row{{after}}</span></div>
+ <div style="margin-top:4px;color:#5D6778">@row{{where}}</div>
+ <div style="margin-top:4px">@row{{partners}}</div>
+</div>
+"""
+# Everything in a tooltip is put there as text by Bokeh, never as HTML: a corpus may hold anything.
+TOOLTIP_JS = """
+const i = special_vars.index
+const row = source.data.row[i]
+const t = tokens.data
+const sentence = Array.from(sentences.data.text[t.sentence[row]])  // characters, not UTF-16 units
+if (format == "token") return t.text[row]
+if (format == "before" || format == "after") {
+  const start = t.start[row], end = t.end[row]
+  if (start < 0) return format == "after" && t.position[row] == 0 ? " " + sentence.slice(0, 80).join("") : ""
+  if (format == "before") return (start > 70 ? "\u2026" : "") + sentence.slice(Math.max(0, start - 70), start).join("")
+  return sentence.slice(end, end + 70).join("") + (sentence.length > end + 70 ? "\u2026" : "")
+}
+if (format == "where") return `${kind} \u00b7 ${place.data.name[0]} \u00b7 position ${t.position[row]} of ${t.length[row]}`
+const named = []
+for (let k = 0; k < 3; k++) {
+  const other = source.data["partner" + k][i]
+  if (other >= 0) named.push(`${t.text[other]} ${(100 * source.data["weight" + k][i]).toFixed(0)} %`)
+}
+if (!named.length) return ""
+return (kind == "query" ? "attends to: " : "attended by: ") + named.join(" \u00b7 ")
+"""
+
+
+def map_figure(sources: dict[str, ColumnDataSource], theme: str) -> figure:
+    """Return the map: links below, then keys, queries, the clicked token's links and labels.
+
+    sources: "query" and "key" (row, x, y, colour, partner0.., weight0..), "links" and "own" (x0, y0, x1, y1, alpha,
+    width), "labels" (x, y, text, colour), "picked" (x, y), and for tooltips "tokens", "sentences" and "place".
+    """
+    plot = figure(
+        sizing_mode="stretch_both",
+        match_aspect=True,
+        output_backend="webgl",
+        toolbar_location="above",
+        tools=[PanTool(), BoxZoomTool(match_aspect=True), WheelZoomTool(), ResetTool(), SaveTool()],
+        min_width=300,
+        min_height=300,
+        name="map",
+    )
+    plot.toolbar.active_scroll = plot.select_one(WheelZoomTool)
+    plot.toolbar.logo = None
+    plot.segment("x0", "y0", "x1", "y1", source=sources["links"], line_alpha="alpha", line_width="width", name="links")
+    glyphs = {}
+    for kind, marker, size in (("key", "diamond", 7), ("query", "circle", 5)):
+        glyphs[kind] = plot.scatter(
+            "x",
+            "y",
+            source=sources[kind],
+            marker=marker,
+            size=size,
+            fill_color="colour",
+            line_color=None,
+            name=kind,
+            selection_glyph=None,
+            nonselection_glyph=None,
+        )
+        plot.add_tools(_hover(kind, glyphs[kind], sources))
+    plot.segment("x0", "y0", "x1", "y1", source=sources["own"], line_alpha="alpha", line_width="width", name="own")
+    plot.scatter("x", "y", source=sources["picked"], marker="circle", size=15, fill_alpha=0, line_width=2, name="picked")
+    plot.text(
+        "x",
+        "y",
+        text="text",
+        source=sources["labels"],
+        text_font_size="12px",
+        text_font="Inter, Segoe UI, Noto Sans, sans-serif",
+        text_outline_color=THEMES[theme]["plot"],
+        text_color="colour",
+        x_offset=6,
+        y_offset=-4,
+        name="labels",
+    )
+    for axis_range in (plot.x_range, plot.y_range):
+        axis_range.renderers = list(glyphs.values())
+        axis_range.range_padding = 0.06
+    plot.xaxis.axis_label = "first axis of the map"
+    plot.yaxis.axis_label = "second axis of the map"
+    return plot
+
+
+def _hover(kind: str, renderer: object, sources: dict[str, ColumnDataSource]) -> HoverTool:
+    code = CustomJSHover(
+        code=TOOLTIP_JS,
+        args={
+            "source": sources[kind],
+            "tokens": sources["tokens"],
+            "sentences": sources["sentences"],
+            "place": sources["place"],
+            "kind": kind,
+        },
+    )
+    return HoverTool(
+        renderers=[renderer],
+        tooltips=TOOLTIP,
+        formatters={"@row": code},
+        point_policy="snap_to_data",
+        limit=1,
+        description=f"tooltips of {'queries' if kind == 'query' else 'keys'}",
+    )
+
+
+def heads_figure(source: ColumnDataSource, here: ColumnDataSource, n_layers: int, n_heads: int) -> figure:
+    """Return the chart of all heads, layer down and head across, coloured by how far each map can be trusted.
+
+    source: layer, head, recall; here: layer and head of the one that is shown.
+    """
+    height = max(90, min(300, 30 + round(200 * n_layers / max(n_heads, 1))))
+    plot = figure(
+        height=height,
+        sizing_mode="stretch_width",
+        x_range=(-0.5, n_heads - 0.5),
+        y_range=(n_layers - 0.5, -0.5),
+        tools=[],
+        toolbar_location=None,
+        name="heads",
+    )
+    colours = LinearColorMapper(palette=Cividis256, low=0, high=1, nan_color="#999999")
+    heads = plot.rect(
+        "head", "layer", 0.92, 0.92, source=source, fill_color={"field": "recall", "transform": colours}, line_color=None
+    )
+    plot.rect("head", "layer", 0.98, 0.98, source=here, fill_alpha=0, line_width=2.5, name="here")
+    plot.add_tools(HoverTool(renderers=[heads], tooltips="L@{layer}H@{head}: nearest key is the right one for @recall{0 %}"))
+    plot.xaxis.axis_label, plot.yaxis.axis_label = "head", "layer"
+    plot.xaxis.ticker = plot.yaxis.ticker = list(range(0, max(n_layers, n_heads), 1 if max(n_layers, n_heads) <= 16 else 4))
+    plot.grid.visible = False
+    return plot
+
+
+def paint(plot: figure, theme: str) -> None:
+    """Give a figure the colours of a theme."""
+    colours = THEMES[theme]
+    plot.background_fill_color = colours["plot"] if plot.name == "map" else colours["card"]
+    plot.border_fill_color = colours["card"]
+    plot.outline_line_color = colours["line"] if plot.name == "map" else None
+    plot.grid.grid_line_color = colours["grid"]
+    for axis in plot.axis:
+        axis.axis_line_color = axis.major_tick_line_color = colours["line"]
+        axis.minor_tick_line_color = None
+        axis.major_label_text_color = axis.axis_label_text_color = colours["muted"]
+        axis.axis_label_text_font_style = "normal"
+        axis.axis_label_text_font_size = axis.major_label_text_font_size = "11px"
+        axis.axis_label_text_font = axis.major_label_text_font = "Inter, Segoe UI, Noto Sans, sans-serif"
+    if plot.name == "heads":
+        plot.select_one({"name": "here"}).glyph.line_color = colours["poor"]
+        plot.axis.axis_line_color = plot.axis.major_tick_line_color = None

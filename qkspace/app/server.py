@@ -1,0 +1,139 @@
+"""Server: hand visitors their documents, and start a server of our own.
+
+In: folders of indexes. Out: pages. An index is opened once for the process and only read; everything a visitor changes
+is in their document.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from html import escape
+from pathlib import Path
+from typing import get_args
+
+from bokeh.document import Document
+from bokeh.models import Div
+
+from qkspace import store
+from qkspace.app.document import make_document
+from qkspace.app.select import State
+from qkspace.console import Console
+from qkspace.index import Index
+from qkspace.schema import QKSpaceError
+
+OUT = Path("out")  # where indexes are looked for when none is named
+
+
+@lru_cache(maxsize=8)
+def _open(root: Path, _stamp: float) -> Index:
+    return Index(root)
+
+
+def open_shared(root: Path) -> Index:
+    """Return the index in a folder, opened once for all visitors and again when it was built anew."""
+    manifest = root / store.MANIFEST
+    return _open(root, manifest.stat().st_mtime if manifest.exists() else 0.0)
+
+
+def find_indexes(folder: Path = OUT) -> list[Path]:
+    """Return the finished indexes in a folder, the newest first."""
+    manifests = sorted(folder.glob(f"*/{store.MANIFEST}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    return [path.parent for path in manifests]
+
+
+def fill(doc: Document, roots: Sequence[Path], arguments: Mapping[str, Sequence[bytes]]) -> None:
+    """Fill a visitor's document by what their address asks for (?index=NAME&layer=3&head=5&theme=dark).
+
+    An address is a stranger's word: what it names is looked up among what is served, and an error becomes a page.
+    """
+    try:
+        index = open_shared(_chosen(list(roots) or find_indexes(), _text(arguments, "index")))
+        make_document(doc, index, _state(index, arguments))
+    except QKSpaceError as error:
+        doc.title = "qkspace"
+        doc.add_root(Div(text=f"<h2>qkspace</h2><p>{escape(str(error))}</p>", styles={"margin": "40px", "max-width": "60em"}))
+
+
+def _chosen(roots: list[Path], name: str | None) -> Path:
+    if not roots:
+        raise QKSpaceError(
+            f"No index in {OUT.resolve()}. Make one with `qkspace build`, or name one: "
+            "bokeh serve qkspace/app --args --index out/NAME"
+        )
+    if name is None:
+        return roots[0]
+    for root in roots:
+        if root.name == name:
+            return root
+    raise QKSpaceError(f"No index {name!r} is served here; there are {', '.join(root.name for root in roots)}.")
+
+
+def _text(arguments: Mapping[str, Sequence[bytes]], name: str) -> str | None:
+    values = arguments.get(name)
+    return values[0].decode("utf-8", "replace") if values else None
+
+
+def _state(index: Index, arguments: Mapping[str, Sequence[bytes]]) -> State | None:
+    """Return what an address asks to see first; None when it asks for nothing."""
+    chosen: dict[str, int] = {}
+    for name in ("layer", "head"):
+        text = _text(arguments, name)
+        if text is not None:
+            if not text.isdecimal():
+                raise QKSpaceError(f"The address asks for {name} {text!r}; expected a number.")
+            chosen[name] = int(text)
+    if chosen:
+        index.head(chosen.get("layer", 0), chosen.get("head", 0))  # refuses what is not there
+    theme = _text(arguments, "theme")
+    if theme is not None and theme not in get_args(State.__annotations__["theme"]) and theme not in ("light", "dark"):
+        raise QKSpaceError(f"The address asks for theme {theme!r}; there are light and dark.")
+    if not chosen and theme is None:
+        return None
+    return State(**chosen, theme="dark" if theme == "dark" else "light")
+
+
+def serve(roots: Sequence[Path], *, port: int, address: str, show: bool, console: Console) -> None:
+    """Serve indexes until interrupted.
+
+    Raises:
+        QKSpaceError: an index cannot be read, there is none, or the port is taken.
+    """
+    from bokeh.application import Application
+    from bokeh.application.handlers.function import FunctionHandler
+    from bokeh.server.server import Server
+
+    roots = list(roots) or find_indexes()
+    for root in roots:
+        open_shared(root)
+    _chosen(list(roots), None)
+
+    def visit(doc: Document) -> None:
+        fill(doc, roots, doc.session_context.request.arguments if doc.session_context else {})
+
+    try:
+        server = Server(
+            {"/": Application(FunctionHandler(visit))}, port=port, address=address, allow_websocket_origin=_origins(address, port)
+        )
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise QKSpaceError(f"Cannot listen on {address}:{port}: {error.strerror or error}.") from error
+        raise QKSpaceError(
+            f"Port {port} is taken by another program. Choose another with --port, or --port 0 for any free one."
+        ) from None
+    url = f"http://{address}:{server.port}/"
+    console.result(f"qkspace is at {url}   (Ctrl-C stops it)")
+    server.start()
+    if show:
+        server.io_loop.add_callback(server.show, "/")
+    try:
+        server.io_loop.start()
+    except KeyboardInterrupt:
+        console.say("Stopped.")
+
+
+def _origins(address: str, port: int) -> list[str] | None:
+    """Allow the names a browser on this machine may use; an address for others is allowed as it is."""
+    ports = f"{port}" if port else "*"
+    return [f"{name}:{ports}" for name in {"localhost", "127.0.0.1", address}]

@@ -1,0 +1,204 @@
+"""Words: what the page says, as small pieces of HTML.
+
+In: records of the index and of `select`. Out: HTML in which every text of the corpus is escaped. Draws no points.
+"""
+
+from __future__ import annotations
+
+import math
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
+from bokeh.palettes import Cividis256
+
+from qkspace.app.colours import KEY_COLOUR, QUERY_COLOUR, Legend
+from qkspace.app.select import Shown, State, selected_attention
+from qkspace.report import in_words, verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from qkspace.index import Index
+    from qkspace.normalise import Gauge
+
+SENTENCE_TOKENS = 160  # shown of the clicked token's sequence, around it
+MATRICES = {"identity": "", "balanced": "both clouds given the same spread in every direction, "}
+TRANSLATIONS = {
+    "none": "keys not moved",
+    "centroid": "keys moved onto the centre of the queries",
+    "sphere": "keys moved so that they lie as near to a sphere as they can",
+}
+EXPLAIN = {
+    "entropy": ("entropy", "how spread out the head's attention is, in nats; beside it, equal attention to all"),
+    "attention_to_special": ("to special tokens", "share of attention that goes to [CLS], [SEP], <s> and the like"),
+    "attention_to_first": ("to the first token", "share of attention that goes to the first token of the sequence"),
+    "attention_to_previous": ("to the previous token", "share of attention to the token just before"),
+    "attention_to_next": ("to the next token", "share of attention to the token just after"),
+    "attention_to_self": ("to itself", "share of attention of a token to itself"),
+    "attention_distance": ("mean distance", "how many tokens away attention goes, on average"),
+}
+
+
+def header(index: Index) -> str:
+    """Say which model and corpus the page shows."""
+    corpus = " + ".join(escape(source["source"].rsplit("/", 1)[-1]) for source in index.manifest["made_from"]["corpus"])
+    return (
+        f'<div class="line"><span class="brand">qk<span>space</span></span><span class="what"><b>{escape(index.model_name)}</b> '
+        f"reading <b>{corpus}</b> &middot; {index.n_layers} layers &times; {index.n_heads} heads &middot; "
+        f"{index.n_tokens:,} tokens of {len(index.sequences):,} sequences</span></div>"
+    )
+
+
+def head_card(shown: Shown, state: State, table: pd.DataFrame) -> str:
+    """Say how far the map of a head can be trusted, what the head does, and how its vectors were normalised."""
+    view, head = shown.view(state), shown.head(state)
+    scores = view.scores
+    word = verdict(None if scores is None else scores.recall_1)
+    row = table[(table["layer"] == state.layer) & (table["head"] == state.head)].iloc[0]
+    sentences = in_words(scores)
+    trust = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
+    if word == "poor":
+        trust += '<p class="poor"><b>Do not read attention off this map:</b> look at the links and the sentence instead.</p>'
+    statistics = "".join(
+        f'<tr title="{escape(explanation)}"><td class="name">{name}</td><td class="number">{_statistic(row, column)}</td></tr>'
+        for column, (name, explanation) in EXPLAIN.items()
+    )
+    badge = f'<span class="badge {word if word in ("good", "fair", "poor") else "muted"}">{word} map</span>'
+    kv = f" (key head {head.kv_head})" if head.spec.n_kv_heads != head.spec.n_heads else ""
+    return (
+        f'<div class="card"><div class="between"><span class="title">Layer {state.layer}, head {state.head}'
+        f'<span class="small muted">{kv}</span></span>{badge}</div>'
+        f'<div style="margin-top:8px">{trust}</div>'
+        f'<h2 style="margin-top:10px">What the head looks at, over the whole corpus</h2><table>{statistics}</table>'
+        f"<details style='margin-top:8px'><summary>How queries and keys were placed</summary>"
+        f'<p class="small muted" style="margin-top:6px">{gauge_words(view.gauge)}</p>'
+        f"{_score_table(shown, state)}</details></div>"
+    )
+
+
+def gauge_words(gauge: Gauge) -> str:
+    """Say what was done to the vectors before the projection; attention is the same before and after."""
+    scale = "" if abs(math.log(gauge.scale)) < 1e-9 else f"queries divided and keys multiplied by {gauge.scale:.3g}, "
+    return (
+        f"{MATRICES.get(gauge.matrix_name, '')}{scale}{TRANSLATIONS[gauge.translation_name]}. None of this changes "
+        "attention; it was chosen because it makes distance on the map follow attention most closely."
+    ).capitalize()
+
+
+def _score_table(shown: Shown, state: State) -> str:
+    scores = shown.view(state).scores
+    if scores is None:
+        return ""
+    rows = (
+        ("nearest key is the most attended", scores.recall_1),
+        ("most attended among 3 nearest", scores.recall_3),
+        ("the first, ordinary words alone", scores.recall_1_content),
+        ("the second, ordinary words alone", scores.recall_3_content),
+        ("nats lost (attention KL)", scores.attention_kl),
+        ("weighted correlation (-1 best)", scores.weighted_correlation),
+        ("rank correlation (-1 best)", scores.spearman),
+        ("trustworthiness of the map", scores.trustworthiness),
+    )
+    cells = "".join(
+        f'<tr><td class="name">{name}</td><td class="number">{"-" if math.isnan(v) else f"{v:.2f}"}</td></tr>' for name, v in rows
+    )
+    return (
+        f'<p class="small muted">Measured on {scores.n_queries:,} tokens of {scores.n_sequences:,} sequences that the map '
+        f"was not fitted on.</p><table>{cells}</table>"
+    )
+
+
+def _statistic(row: pd.Series, column: str) -> str:
+    value = float(row[column])
+    if column == "entropy":
+        return f"{value:.2f} <span class='muted'>of {float(row['entropy_uniform']):.2f}</span>"
+    if column == "attention_distance":
+        return f"{value:.1f} tokens"
+    return f"{100 * value:.0f} %"
+
+
+def legend(what: Legend, *, markers: bool) -> str:
+    """Explain the colours; `markers` adds how queries are told from keys when colour does not."""
+    title = f"<h2>Colour: {escape(what.title)}</h2>"
+    if what.continuous:
+        stops = ", ".join(Cividis256[i] for i in range(0, 256, 15))
+        body = (
+            f'<div class="scale" style="background:linear-gradient(90deg, {stops})"></div>'
+            f'<div class="between small muted"><span>{escape(what.low)} or less</span><span>{escape(what.high)} or more</span></div>'
+        )
+    else:
+        body = "".join(
+            f'<div class="entry"><span class="swatch{" key" if i and what.title == "Query and key" else ""}" '
+            f'style="background:{colour}"></span><span class="label" title="{escape(name)}">{escape(name)}</span>'
+            f'<span class="count">{"" if count < 0 else f"{count:,}"}</span></div>'
+            for i, (name, colour, count) in enumerate(what.entries)
+        )
+    if markers:
+        body += (
+            '<div class="entry small muted" style="margin-top:4px"><span class="swatch" style="background:var(--muted)"></span>'
+            'query<span style="width:14px"></span><span class="swatch key" style="background:var(--muted)"></span>key</div>'
+        )
+    return f'<div class="card">{title}{body}</div>'
+
+
+def token_card(shown: Shown, state: State) -> str:
+    """Show the clicked token in its sequence, each token shaded by attention, and the strongest partners."""
+    if state.selected is None:
+        return (
+            '<div class="card"><h2>Token</h2><p>Click a point to see its token in its sentence and what it attends to.</p>'
+            '<p class="small muted">Hover for a first look. Drag to move the map, scroll to zoom. '
+            "<kbd>&larr;</kbd> <kbd>&rarr;</kbd> change the head, <kbd>&uarr;</kbd> <kbd>&darr;</kbd> the layer, "
+            "<kbd>Esc</kbd> clears.</p></div>"
+        )
+    kind, row = state.selected
+    rows = shown.sequence_rows(row)
+    tokens = shown.index.tokens.iloc[rows]
+    attention = selected_attention(shown, state)
+    text, special = tokens["text"].astype(str).to_numpy(), tokens["is_special"].to_numpy()
+    at = row - rows.start
+    what = "looks for (its query)" if kind == "query" else "offers (its key)"
+    says = (
+        "Shading: how much of this token's attention goes to each token."
+        if kind == "query"
+        else "Shading: how much attention each token pays to this one."
+    )
+    order = np.argsort(-attention, kind="stable")[:6]
+    return (
+        f'<div class="card"><h2>What &ldquo;{escape(text[at])}&rdquo; {what}</h2>'
+        f'<div class="sentence">{_sentence(tokens, text, special, attention, at, kind)}</div>'
+        f'<p class="small muted" style="margin-top:6px">{says} Sequence {int(tokens["sequence"].iloc[0])}, '
+        f"position {at} of {len(text)}.</p><table>{_partners(text, attention, order, kind, state.theme)}</table></div>"
+    )
+
+
+def _sentence(
+    tokens: pd.DataFrame, text: np.ndarray, special: np.ndarray, attention: np.ndarray, at: int, kind: str
+) -> str:
+    """Return the tokens one after another, spaced as in the text; a long sequence is cut around the clicked token."""
+    first = max(0, min(at - SENTENCE_TOKENS // 2, len(text) - SENTENCE_TOKENS))
+    last = min(len(text), first + SENTENCE_TOKENS)
+    start, end = tokens["start"].to_numpy(), tokens["end"].to_numpy()
+    hue = "var(--key)" if kind == "query" else "var(--query)"
+    pieces = ["&hellip; "] if first else []
+    for i in range(first, last):
+        share = 100 * float(attention[i]) ** 0.5
+        classes = "token" + (" clicked" if i == at else "") + (" special" if special[i] else "")
+        shade = f"background:color-mix(in srgb, {hue} {0.85 * share:.0f}%, transparent)"
+        joined = i > first and start[i] >= 0 and start[i] == end[i - 1]
+        pieces.append(
+            f'{"" if joined or i == first else " "}<span class="{classes}" style="{shade}" '
+            f'title="{100 * float(attention[i]):.1f} %">{escape(text[i])}</span>'
+        )
+    return "".join(pieces) + (" &hellip;" if last < len(text) else "")
+
+
+def _partners(text: np.ndarray, attention: np.ndarray, order: np.ndarray, kind: str, theme: str) -> str:
+    colour = KEY_COLOUR[theme] if kind == "query" else QUERY_COLOUR[theme]
+    largest = max(float(attention[order[0]]), 1e-9)
+    return "".join(
+        f'<tr><td style="max-width:110px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap">{escape(text[i])} '
+        f'<span class="muted small">{i}</span></td><td style="width:55%"><div class="bar" style="background:{colour};'
+        f'width:{100 * float(attention[i]) / largest:.1f}%"></div></td><td class="number">{100 * float(attention[i]):.1f} %</td></tr>'
+        for i in order
+    )
