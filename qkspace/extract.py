@@ -176,7 +176,7 @@ def extract(
 
 
 class _Gatherer:
-    """Buffers of one unit, filled a batch and layer at a time; token first, as the model lays its vectors out."""
+    """Buffers of one unit, filled a batch and layer at a time, each laid out as the model lays out what it takes."""
 
     def __init__(self, layers: tuple[LayerSpec, ...], tokens: Tokens, unit: Unit, top_k: int, storage: str) -> None:
         import torch
@@ -189,11 +189,11 @@ class _Gatherer:
         n = unit.n_rows
         self.buffers = [
             {
-                "query": torch.zeros(n, layer.n_heads, layer.d_head, dtype=dtype),
-                "key": torch.zeros(n, layer.n_kv_heads, layer.d_head, dtype=dtype),
-                "value_norm": torch.zeros(n, layer.n_kv_heads, dtype=torch.float16),
-                "top_key": torch.zeros(n, layer.n_heads, top_k, dtype=torch.int32),
-                "top_attention": torch.zeros(n, layer.n_heads, top_k, dtype=torch.float16),
+                "query": torch.empty(n, layer.n_heads, layer.d_head, dtype=dtype),
+                "key": torch.empty(n, layer.n_kv_heads, layer.d_head, dtype=dtype),
+                "value_norm": torch.empty(n, layer.n_kv_heads, dtype=torch.float16),
+                "top_key": torch.zeros(layer.n_heads, n, top_k, dtype=torch.int32),
+                "top_attention": torch.zeros(layer.n_heads, n, top_k, dtype=torch.float16),
             }
             for layer in layers
         ]
@@ -228,29 +228,34 @@ class _Gatherer:
         if not np.array_equal(observed_mask(call, longest, n), layer.allowed(n)):
             raise QKSpaceError(f"{call.module}: its attention mask over {n} tokens is not the one seen at the check.")
         value_norm = call.value.float().norm(dim=-1)  # (sequence, kv_head, token)
-        k = min(self.top_k, n)
-        top_attention, top_position = call.attention.topk(k, dim=-1)  # (sequence, head, query token, k)
-        self.sums[index] += self._statistics(call, layer, top_attention[..., 0], value_norm).cpu().double().numpy()
+        self.sums[index] += self._statistics(call, layer, value_norm).cpu().double().numpy()
         if len(self.kept) == 0:
             return
-        self._keep(buffer["query"], call.query)
-        self._keep(buffer["key"], call.key)
-        self._keep(buffer["value_norm"], value_norm)
-        self._keep(buffer["top_attention"][:, :, :k], top_attention)
-        self._keep(buffer["top_key"][:, :, :k], top_position, self.first_row[:, None, None])
+        self._keep_vectors(buffer["query"], call.query)
+        self._keep_vectors(buffer["key"], call.key)
+        self._keep_vectors(buffer["value_norm"], value_norm)
+        self._keep_strongest(buffer, call.attention.float())
 
-    def _keep(self, buffer: Tensor, values: Tensor, plus: Tensor | None = None) -> None:
+    def _keep_vectors(self, buffer: Tensor, values: Tensor) -> None:
         """Store values (sequence, head, token, ...) at this batch's rows of buffer (row, head, ...)."""
         chosen = values.to(buffer.dtype).transpose(1, 2).flatten(0, 1)  # (sequence x token, head, ...)
         if len(self.kept) < len(chosen):
             chosen = chosen.index_select(0, self.kept)
-        chosen = chosen.cpu() if plus is None else chosen.cpu() + plus
-        if buffer.is_contiguous():
-            buffer.index_copy_(0, self.rows, chosen)
-        else:
-            buffer[self.rows] = chosen
+        buffer.index_copy_(0, self.rows, chosen.cpu())
 
-    def _statistics(self, call: AttentionCall, layer: LayerSpec, maximum: Tensor, value_norm: Tensor) -> Tensor:
+    def _keep_strongest(self, buffer: dict[str, Tensor], attention: Tensor) -> None:
+        """Store each query's most attended keys, as rows of the index, and the weights."""
+        k = min(self.top_k, attention.shape[-1])
+        for name, values in zip(("top_attention", "top_key"), strongest_keys(attention, k), strict=True):
+            chosen = values.to(buffer[name].dtype).transpose(0, 1).flatten(1, 2)  # (head, sequence x token, k)
+            if len(self.kept) < chosen.shape[1]:
+                chosen = chosen.index_select(1, self.kept)
+            chosen = chosen.cpu()
+            if name == "top_key":
+                chosen += self.first_row[:, None]
+            buffer[name][:, :, :k].index_copy_(1, self.rows, chosen)
+
+    def _statistics(self, call: AttentionCall, layer: LayerSpec, value_norm: Tensor) -> Tensor:
         """Return the sums of STATISTICS over the batch's tokens, in that order: (head, statistic)."""
         import torch
 
@@ -266,7 +271,7 @@ class _Gatherer:
             torch.bmm(attention.flatten(2), self.classes).sum(dim=0),  # KEY_CLASSES
             total(torch.special.entr(attention).sum(dim=-1)),
             uniform.expand(layer.n_heads, 1),
-            total(maximum.float()),
+            total(attention.amax(dim=-1)),
             total(value_norm).repeat_interleave(group, dim=0),
         ]
         return torch.cat(columns, dim=1)
@@ -278,9 +283,31 @@ class _Gatherer:
             for name in ("query", "key", "value_norm", "top_attention"):
                 _refuse_overflow(buffer[name], f"{layer.module}: a {name}")
             buffer["top_key"].masked_fill_(buffer["top_attention"] == 0, -1)
-            rows.append(LayerRows(**{name: tensor.transpose(0, 1).numpy() for name, tensor in buffer.items()}))
+            for name in ("query", "key", "value_norm"):
+                buffer[name] = buffer[name].transpose(0, 1)
+            rows.append(LayerRows(**{name: tensor.numpy() for name, tensor in buffer.items()}))
         n_tokens = int(self.tokens.starts[self.unit.last] - self.tokens.starts[self.unit.first])
         return UnitResult(tuple(rows), tuple(self.sums), n_tokens)
+
+
+def strongest_keys(attention: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k largest weights of each row and their positions, largest first: (..., key token) to (..., k).
+
+    A weight and its position are packed into one integer (a positive float sorts as its bits do) and the rows sorted,
+    which on a CPU is six times faster than torch's top-k. The weight loses its last bits to the position: for 1,024 keys
+    it is exact to 1 part in 4,096, twice as fine as the float16 it is stored in. Equal weights come in order of position.
+    """
+    import torch
+
+    n = attention.shape[-1]
+    low = (1 << n.bit_length()) - 1  # the bits of the position
+    position = torch.arange(n, dtype=torch.int32, device=attention.device)
+    packed = (attention.contiguous().view(torch.int32) & ~low) | (low - position)
+    if packed.device.type == "cpu":
+        top = torch.from_numpy(np.sort(packed.numpy(), axis=-1)[..., : -k - 1 : -1].copy())
+    else:
+        top = packed.topk(k, dim=-1).values
+    return (top & ~low).view(torch.float32), low - (top & low)
 
 
 def _key_classes(inside: Tensor, special: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ from qkspace.extract import (
 )
 from qkspace.index import Index
 from qkspace.model import Checkpoint, Device, DType, context_length, identity, load
-from qkspace.schema import HeadSample, IntArray, LayerSpec, QKSpaceError, TextSequence
+from qkspace.schema import FloatArray, HeadSample, IntArray, LayerSpec, QKSpaceError, TextSequence
 
 if TYPE_CHECKING:
     from qkspace.capture import Check
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 MAX_LENGTH = 1024  # tokens of a sequence, unless asked for otherwise; the model's context where that is shorter
 FIT_TOKENS = SCORE_TOKENS = 6_000  # a map is fitted on that many tokens of one part of the corpus, scored on another
 HELD_OUT = 0.25  # the share of sequences that no map is fitted on
+PLACE_TOKENS = 65_536  # placed on a map at once
 CHECK_SEQUENCES, CHECK_TOKENS = 6, 96
 
 
@@ -61,8 +62,8 @@ class Parameters:
     random with `seed` until that many tokens are stored (None stores all); statistics run over all that is read.
     max_length: tokens of a sequence, None for the model's context, at most 1,024. long: "split" a longer sequence into
     windows, or "cut" it after the first. storage: type of the stored vectors. top_k: attended keys kept for each query.
-    batch_tokens: padded tokens of a forward pass. name: what to call the model. The rest says how the corpus is read (`corpus.read`) and the model is
-    loaded (`model.load`).
+    batch_tokens: padded tokens of a forward pass. name: what to call the model. The rest says how the corpus is read
+    (`corpus.read`) and the model is loaded (`model.load`).
     """
 
     methods: tuple[str, ...] = ("pca",)
@@ -148,7 +149,7 @@ def build(
             console.say(f"{root} is already built: nothing to do.")
             return index
         with store.locked(root):
-            _Build(model, sources, root, parameters, console).run()
+            Build(model, sources, root, parameters, console).run()
         shutil.rmtree(root / store.WORK)
     return Index(root)
 
@@ -185,7 +186,7 @@ def _same(found: dict[str, Any], asked: dict[str, Any], root: Path) -> None:
         raise QKSpaceError(f"{root} is an index of something else ({changes}). Use --overwrite, or another --out.")
 
 
-class _Build:
+class Build:
     """One build: where it writes, what it was asked for, and what its stages hand to each other."""
 
     def __init__(self, model: str, sources: list[str], root: Path, parameters: Parameters, console: Console) -> None:
@@ -195,6 +196,7 @@ class _Build:
     def run(self) -> None:
         """Run every stage, each from where it was left."""
         request = _request(self.model, self.sources, self.parameters)
+        store.sweep(self.root)
         plan = self.work / "plan.json"
         if plan.exists():
             _same(store.read_json(plan), request, self.root)
@@ -208,10 +210,10 @@ class _Build:
             revision=self.parameters.revision,
             trust_remote_code=self.parameters.trust_remote_code,
         )
-        counts = self._read(checkpoint)
-        tokens = self._tokens()
-        check = self._check(checkpoint, tokens)
-        sums, n_tokens = self._extract(checkpoint, check.layers, tokens)
+        counts = self.read(checkpoint)
+        tokens = self.tokens()
+        check = self.check(checkpoint, tokens)
+        sums, n_tokens = self.extract(checkpoint, check.layers, tokens)
         who = identity(checkpoint)
         del checkpoint  # the maps need its memory more
         self._write_heads(check.layers, sums, n_tokens)
@@ -222,7 +224,7 @@ class _Build:
 
     # ---------------------------------------------------------------- reading
 
-    def _read(self, checkpoint: Checkpoint) -> dict[str, Any]:
+    def read(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Tokenise the corpus into work/: flat binary ids and marks, and tables in parts. One unit."""
         from pyarrow import parquet
 
@@ -275,7 +277,7 @@ class _Build:
                 else:
                     yield sequence
 
-    def _tokens(self) -> Tokens:
+    def tokens(self) -> Tokens:
         """Open the tokenised corpus by memory map, and choose whole sequences at random until max_tokens."""
         folder = self.work / "corpus"
         lengths = np.load(folder / "lengths.npy")
@@ -296,7 +298,7 @@ class _Build:
 
     # ---------------------------------------------------------------- capture
 
-    def _check(self, checkpoint: Checkpoint, tokens: Tokens) -> Check:
+    def check(self, checkpoint: Checkpoint, tokens: Tokens) -> Check:
         """Check capture on a few short sequences of unlike length, padded together, and on the longest one's mask."""
         from qkspace.capture import check
 
@@ -315,7 +317,7 @@ class _Build:
         )
         return result
 
-    def _extract(
+    def extract(
         self, checkpoint: Checkpoint, layers: tuple[LayerSpec, ...], tokens: Tokens
     ) -> tuple[list[NDArray[np.float64]], int]:
         """Run every unit that is not finished yet; return the sums of the statistics over all units."""
@@ -411,21 +413,14 @@ class _Build:
 
         The two never share a sequence. With a single sequence nothing can be held out, and no map is scored.
         """
-        import pandas as pd
-
-        for name in ("tokens", "sequences"):
-            parts = sorted((self.work / "corpus").glob(f"{name}-*.parquet"))
-            store.concatenate_tables(parts, self.root / f"{name}.parquet", None if tokens.is_stored.all() else stored)
         order = np.random.default_rng(self.parameters.seed + 1).permutation(stored)
         n_held_out = min(len(order) - 1, max(1, round(HELD_OUT * len(order))))
         score = _up_to(order[:n_held_out], tokens.lengths, SCORE_TOKENS)
         fit = _up_to(order[n_held_out:], tokens.lengths, FIT_TOKENS)
-        table = pd.read_parquet(self.root / "sequences.parquet")
-        table["fold"] = np.select(
-            [np.isin(table["sequence"], fit), np.isin(table["sequence"], score)], ["fit", "score"], "neither"
-        )
-        with store.replacing(self.root / "sequences.parquet") as file:
-            table.to_parquet(file, index=False)
+        keep = None if tokens.is_stored.all() else stored
+        for name, groups in (("tokens", None), ("sequences", {"fit": fit, "score": score})):
+            parts = sorted((self.work / "corpus").glob(f"{name}-*.parquet"))
+            store.concatenate_tables(parts, self.root / f"{name}.parquet", keep, groups)
         return fit, score
 
     # ---------------------------------------------------------------- maps
@@ -527,12 +522,10 @@ class SampleRows:
     is_special: NDArray[np.bool_]
     is_first: NDArray[np.bool_]
 
-    def sample(self, query: NDArray[Any], key: NDArray[Any], layer: LayerSpec) -> HeadSample:
-        """Take these rows of a head's vectors; the first token of a decoder is no content, being the usual sink."""
+    def sample(self, query: FloatArray, key: FloatArray, layer: LayerSpec) -> HeadSample:
+        """Join a head's vectors of these rows; the first token of a decoder is no content, being the usual sink."""
         is_content = ~self.is_special & ~(self.is_first & layer.causal)
-        return HeadSample(
-            store.float_array(query[self.rows]), store.float_array(key[self.rows]), self.starts, is_content, layer
-        )
+        return HeadSample(query, key, self.starts, is_content, layer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -554,21 +547,32 @@ def make_maps(job: HeadMaps, fit: SampleRows, score: SampleRows) -> None:
     from qkspace.normalise import normalise
 
     root = Path(job.root)
-    name = f"L{job.layer_number:02d}.npy"
-    query = store.read_array(root / "query" / name)[job.head]  # (token, d_head)
-    key = store.read_array(root / "key" / name)[job.head // (job.layer.n_heads // job.layer.n_kv_heads)]
-    fit_sample = fit.sample(query, key, job.layer)
+    query_path, key_path = (root / name / f"L{job.layer_number:02d}.npy" for name in ("query", "key"))
+    kv_head = job.head // (job.layer.n_heads // job.layer.n_kv_heads)
+
+    def vectors(rows: IntArray | slice) -> tuple[FloatArray, FloatArray]:
+        """Read some rows; the file is opened each time, so that what was read before need not stay in memory."""
+        query, key = store.read_array(query_path)[job.head], store.read_array(key_path)[kv_head]  # (token, d_head)
+        return store.float_array(query[rows]), store.float_array(key[rows])
+
+    fit_sample = fit.sample(*vectors(fit.rows), job.layer)
+    score_sample = score.sample(*vectors(score.rows), job.layer)
+    n_tokens = store.read_array(query_path).shape[1]
     for method, dims in job.maps:
         gauge = normalise(fit_sample, dims=dims, method=job.normalise)  # type: ignore[arg-type]  # checked there
         projection = project.fit(method, gauge.apply_to(fit_sample), dims=dims, seed=job.seed)
-        placed = projection.transform(*gauge.apply(store.float_array(query), store.float_array(key)))
-        positions = np.stack([placed.query, placed.key]).astype(np.float32)  # (query or key, token, dims)
         arrays = {f"gauge.{k}": v for k, v in gauge.arrays().items()}
         arrays |= {f"projection.{k}": v for k, v in projection.arrays().items()}
         if len(score.rows):
-            held_out = gauge.apply_to(score.sample(query, key, job.layer))
-            scores = fidelity.score(held_out, type(placed)(*positions[:, score.rows].astype(np.float64)), seed=job.seed)
+            held_out = gauge.apply_to(score_sample)
+            scores = fidelity.score(held_out, projection.transform(held_out.query, held_out.key), seed=job.seed)
             arrays |= {f"scores.{k}": np.asarray(v) for k, v in asdict(scores).items()}
         with store.disk_errors(root):
-            store.write_array(store.map_path(root, method, dims, job.layer_number, job.head, "npy"), positions)
-            store.write_arrays(store.map_path(root, method, dims, job.layer_number, job.head, "npz"), arrays)
+            positions, state = (
+                store.map_path(root, method, dims, job.layer_number, job.head, s) for s in ("npy", "npz")
+            )
+            with store.writing_rows(positions, (2, n_tokens, dims), "float32") as file:  # (query or key, token, dims)
+                for start in range(0, n_tokens, PLACE_TOKENS):
+                    placed = projection.transform(*gauge.apply(*vectors(slice(start, start + PLACE_TOKENS))))
+                    file.write(start, np.stack([placed.query, placed.key]))
+            store.write_arrays(state, arrays)  # last: it marks the map as done

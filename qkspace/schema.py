@@ -32,7 +32,7 @@ class TextSequence:
 
     `word_spans` are the [start, end) characters of each word in `text`, in order; `word_metadata` has one
     value a word in each column. Where `word_spans` is None the words are found by rule
-    (`qkspace.tokenise.find_words`). `source` is the place to name in an error ("corpus.jsonl line 31").
+    (`qkspace.spans.find_words`). `source` is the place to name in an error ("corpus.jsonl line 31").
     """
 
     text: str

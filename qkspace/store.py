@@ -180,9 +180,24 @@ class RowFile:
         return b"".join(os.pread(self._file.fileno(), n_bytes, self._offset(h, row)) for h in range(self.shape[0]))
 
     def close(self) -> None:
-        """Flush to the disk and close."""
+        """Wait until everything is on the disk, and close."""
         os.fsync(self._file.fileno())
         self._file.close()
+
+
+@contextmanager
+def writing_rows(path: Path, shape: tuple[int, ...], dtype: str) -> Iterator[RowFile]:
+    """Write a `.npy` some tokens at a time; it appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    file = RowFile(temporary, shape, dtype)
+    try:
+        yield file
+        file.close()
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def file_records(root: Path) -> dict[str, dict[str, Any]]:
@@ -190,7 +205,7 @@ def file_records(root: Path) -> dict[str, dict[str, Any]]:
     paths = [
         path
         for path in sorted(root.rglob("*"))
-        if path.is_file() and path.relative_to(root).parts[0] not in (WORK, MANIFEST)
+        if path.is_file() and path.suffix != ".tmp" and path.relative_to(root).parts[0] not in (WORK, MANIFEST)
     ]
 
     def record(path: Path) -> dict[str, Any]:
@@ -256,6 +271,12 @@ def locked(root: Path) -> Iterator[None]:
         yield
 
 
+def sweep(root: Path) -> None:
+    """Remove what a killed build left half-written; what is whole never carries this suffix."""
+    for path in root.rglob("*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def clear(root: Path) -> None:
     """Remove an index, its manifest first so that it is never taken for whole; refuse a folder of something else."""
     if not root.exists():
@@ -271,28 +292,39 @@ def map_path(root: Path, method: str, dims: int, layer: int, head: int, suffix: 
     return root / "maps" / f"{method}{dims}" / f"L{layer:02d}H{head:02d}.{suffix}"
 
 
-def concatenate_tables(parts: Iterable[Path], path: Path, keep: IntArray | None = None) -> None:
+def concatenate_tables(
+    parts: Iterable[Path], path: Path, keep: IntArray | None = None, groups: Mapping[str, IntArray] | None = None
+) -> None:
     """Join Parquet files with differing columns into one, a part at a time; `keep` chooses values of `sequence`.
 
     Columns that some parts lack are null there. A column that is text in one part and number in another becomes text.
+    With `groups` a column `fold` is added: the name of the group that a row's sequence is in, or "neither".
     """
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
+    def is_in(table: pa.Table, sequences: IntArray) -> pa.ChunkedArray:
+        return pc.is_in(table["sequence"], pa.array(sequences, pa.int32()))
+
     parts = list(parts)
     schema = _common_schema([pq.read_schema(part) for part in parts])
-    wanted = None if keep is None else pa.array(keep, pa.int32())
-    with replacing(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+    final = schema if groups is None else schema.append(pa.field("fold", pa.string()))
+    with replacing(path) as file, pq.ParquetWriter(file, final, compression="zstd") as writer:
         for part in parts:
             table = pq.read_table(part)
-            if wanted is not None:
-                table = table.filter(pc.is_in(table["sequence"], wanted))
+            if keep is not None:
+                table = table.filter(is_in(table, keep))
             columns = [
                 table[name].cast(type_) if name in table.column_names else pa.nulls(len(table), type_)
                 for name, type_ in zip(schema.names, schema.types, strict=True)
             ]
-            writer.write_table(pa.table(columns, schema=schema))
+            if groups is not None:
+                fold = pa.scalar("neither")
+                for name, sequences in groups.items():
+                    fold = pc.if_else(is_in(table, sequences), name, fold)
+                columns.append(fold)
+            writer.write_table(pa.table(columns, schema=final))
 
 
 def _common_schema(schemas: list[Any]) -> Any:

@@ -8,38 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, chain
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import chain
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import regex
 
-from qkspace.schema import BoolArray, IntArray, QKSpaceError, Scalar, TextSequence
+from qkspace.align import KINDS, Words, kind_of_tokens, shown_sequence, surface_of_tokens, word_of_tokens, words_of
+from qkspace.schema import BoolArray, IntArray, QKSpaceError, TextSequence
+from qkspace.tables import metadata_columns, typed_column
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-KINDS = ("special", "word", "subword", "number", "punctuation", "other")
-TOKEN_COLUMNS = (
-    *("sequence", "position", "token", "token_id", "text", "is_special"),
-    *("word", "word_text", "start", "end", "kind"),
-)
-SEQUENCE_COLUMNS = ("sequence", "text", "n_tokens", "window", "source")
-RESERVED = frozenset(TOKEN_COLUMNS + SEQUENCE_COLUMNS)
 _CHUNK_CHARACTERS = 2**21  # a chunk of long documents ends here, which bounds the memory
-
-_UNSPACED = r"[[\p{L}\p{Nl}]&&[\p{scx=Han}\p{scx=Hira}\p{scx=Kana}\p{sc=Thai}\p{sc=Laoo}\p{sc=Khmr}\p{sc=Mymr}]]"
-_RUN = rf"[[\p{{L}}\p{{N}}\p{{M}}]--{_UNSPACED}]+"
-_INNER = r"['\u2019\-\u2010\u2011\u00AD\u200C\u200D]"  # apostrophes, hyphens, joiners of Persian and Indic words
-_BLANK = r"[\s\x1C-\x1F]"  # what str.strip() takes away
-# \X is a grapheme cluster; \p{GCB=Prepend} stands before it because such a character takes what follows into its own.
-_WORDS = regex.compile(rf"(?V1)(?={_UNSPACED})\X|{_RUN}(?:{_INNER}{_RUN})*|\p{{GCB=Prepend}}|(?!{_BLANK})\X")
-_NUMBER = regex.compile(r"\d+([.,]\d+)*")
-_PUNCTUATION = regex.compile(r"[\p{P}\p{S}][\p{P}\p{S}\p{M}\p{Cf}]*")
-_LETTER = regex.compile(r"[\p{L}\p{N}\p{M}]")
-
-Span = tuple[int, int]
 
 
 @dataclass(slots=True)
@@ -64,7 +46,8 @@ class TokeniseCounts:
 class TokenisedChunk:
     """Some whole windows laid end to end.
 
-    tokens: one row a token, `TOKEN_COLUMNS` and metadata; sequences: one row a window, `SEQUENCE_COLUMNS` and metadata.
+    tokens: one row a token, `tables.TOKEN_COLUMNS` and metadata; sequences: one row a window,
+    `tables.SEQUENCE_COLUMNS` and metadata.
     token_ids, is_special: (token); lengths: (window), tokens in each.
     """
 
@@ -100,32 +83,6 @@ class _Windows:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Words:
-    """The words of a batch, laid end to end.
-
-    start, end: (word), characters in the texts of the batch with one character between two texts; text: (word);
-    first_word, first_character: (sequence + 1).
-    """
-
-    start: IntArray
-    end: IntArray
-    text: list[str]
-    first_word: IntArray
-    first_character: IntArray
-
-
-def find_words(text: str) -> tuple[Span, ...]:
-    """Return the [start, end) of each word of a text, by rule.
-
-    A word is a run of letters, digits and marks, with single apostrophes, hyphens and zero-width joiners inside; or one
-    letter of a script that is written without spaces (Han, Hiragana, Katakana, Thai, Lao, Khmer, Burmese) with its
-    marks; or any other character that is not white space, with what belongs to it (an emoji with its joiners). All
-    characters but white space are in exactly one word, and no word holds white space.
-    """
-    return tuple(found.span() for found in _WORDS.finditer(text))
-
-
 def tokenise(
     sequences: Iterable[TextSequence],
     tokenizer: PreTrainedTokenizerBase,
@@ -144,9 +101,9 @@ def tokenise(
     of the vocabulary. `kind` is number or punctuation by the characters of the token wherever it stands, subword where
     it does not begin its word, and other for white space and control characters.
 
-    Columns of metadata named as one of `RESERVED` are stored as `corpus_<name>`, and one of the sequences that is named
-    as one of the words as `sequence_<name>`. Values are int64, float64 (also ints among floats), bool or string; other
-    mixtures within a chunk are strings. Strings are dictionary-encoded.
+    Columns of metadata named as one of `tables.RESERVED` are stored as `corpus_<name>`, and one of the sequences that
+    is named as one of the words as `sequence_<name>`. Values are int64, float64 (also ints among floats), bool or
+    string; other mixtures within a chunk are strings. Strings are dictionary-encoded.
 
     Args:
         sequences: The corpus; it is read as chunks are asked for.
@@ -196,7 +153,7 @@ def _chunks(
     word_columns: set[str] = set()  # of all chunks so far: they decide the names of the columns
     first = 0
     for batch in _batches(sequences, chunk_size):
-        words = _words_of(batch)
+        words = words_of(batch)
         windows = _choose(_encode(batch, tokenizer, max_length, special_ids), len(batch), long, counts)
         if len(windows.lengths):
             word_columns.update(*(sequence.word_metadata for sequence in batch))
@@ -262,8 +219,8 @@ def _call(batch: Sequence[TextSequence], tokenizer: PreTrainedTokenizerBase, max
     except Exception as error:  # tokenizers raises bare ones, and names no text
         if len(batch) == 1:
             raise QKSpaceError(
-                f"{_named(batch[0])}: the tokenizer ({type(tokenizer).__name__}) cannot tokenise this text ({error}): "
-                f"{batch[0].text[:60]!r}. Remove or repair it, or use a checkpoint whose vocabulary covers it."
+                f"{shown_sequence(batch[0])}: the tokenizer ({type(tokenizer).__name__}) cannot tokenise this text "
+                f"({error}): {batch[0].text[:60]!r}. Remove or repair it, or use a checkpoint whose vocabulary covers it."
             ) from error
         for sequence in batch:
             _call([sequence], tokenizer, max_length)
@@ -292,61 +249,12 @@ def _choose(windows: _Windows, n_samples: int, long: str, counts: TokeniseCounts
     return windows.keep(kept)
 
 
-# ---------------------------------------------------------------------------------------------- words
-
-
-def _named(sequence: TextSequence) -> str:
-    return sequence.source or f"The sequence {sequence.text[:40]!r}"
-
-
-def _words_of(batch: Sequence[TextSequence]) -> _Words:
-    """Return the words of a batch, having checked that they fit the texts and their metadata."""
-    spans = [find_words(s.text) if s.word_spans is None else s.word_spans for s in batch]
-    for sequence, found in zip(batch, spans, strict=True):
-        if sequence.word_spans is not None:
-            _check_spans(sequence, found)
-        for name, values in sequence.word_metadata.items():
-            if len(values) != len(found):
-                raise QKSpaceError(
-                    f"{_named(sequence)}: column {name!r} has {len(values)} values for {len(found)} words; "
-                    f"expected one a word."
-                )
-    first_character = np.fromiter(accumulate((len(s.text) + 1 for s in batch), initial=0), dtype=np.int64)
-    first_word = np.fromiter(accumulate(map(len, spans), initial=0), dtype=np.int64)
-    flat = np.fromiter(chain.from_iterable(chain.from_iterable(spans)), dtype=np.int64)
-    base = np.repeat(first_character[:-1], np.diff(first_word))
-    text = [s.text[start:end] for s, found in zip(batch, spans, strict=True) for start, end in found]
-    return _Words(flat[0::2] + base, flat[1::2] + base, text, first_word, first_character)
-
-
-def _check_spans(sequence: TextSequence, spans: tuple[Span, ...]) -> None:
-    last_start, last_end = 0, 0
-    for number, (start, end) in enumerate(spans):
-        if not (last_start <= start <= end <= len(sequence.text) and last_end <= end):
-            raise QKSpaceError(
-                f"{_named(sequence)}: word {number} is at [{start}, {end}); expected words in order within the "
-                f"{len(sequence.text)} characters of the text."
-            )
-        last_start, last_end = start, end
-
-
-def _word_of_tokens(words: _Words, start: IntArray, end: IntArray, sample: IntArray, blank: BoolArray) -> IntArray:
-    """Return the first word that each token shares characters with, among all words of the batch; -1 for none."""
-    if not len(words.start):
-        return np.full(len(start), -1, dtype=np.int64)
-    base = words.first_character[sample]
-    found = np.searchsorted(words.end, start + base, side="right")
-    inside = (found < len(words.end)) & ~blank
-    inside[inside] = words.start[found[inside]] < (end + base)[inside]
-    return np.where(inside, found, -1)
-
-
 # ---------------------------------------------------------------------------------------------- the tables
 
 
 def _chunk(
     batch: Sequence[TextSequence],
-    words: _Words,
+    words: Words,
     windows: _Windows,
     first: int,
     tokenizer: PreTrainedTokenizerBase,
@@ -361,66 +269,36 @@ def _chunk(
     sample = windows.sample[window]
     position = np.arange(len(window)) - (np.cumsum(windows.lengths) - windows.lengths)[window]
     vocabulary = _vocabulary_strings(windows.ids, tokenizer)
-    text, start, end, blank = _surface(batch, windows, sample, vocabulary)
-    word = _word_of_tokens(words, start, end, sample, blank)
+    texts = [s.text for s in batch]
+    surface = surface_of_tokens(texts, windows.start, windows.end, windows.is_special, sample, vocabulary)
+    word = word_of_tokens(words, surface, sample)
     of_word = pa.array(word, mask=word < 0)
+    kind = pa.array(kind_of_tokens(surface, windows.is_special, word))
     tokens = {
         "sequence": number[window],
         "position": position.astype(np.int32),
-        "token": _array(vocabulary),
+        "token": typed_column(vocabulary),
         "token_id": windows.ids,
-        "text": _array(text),
+        "text": typed_column(surface.text),
         "is_special": windows.is_special,
         "word": np.where(word < 0, -1, word - words.first_word[sample]).astype(np.int32),
-        "word_text": _array(words.text).take(of_word),
-        "start": start,
-        "end": end,
-        "kind": _kinds(text, windows.is_special, blank, word),
+        "word_text": typed_column(words.text).take(of_word),
+        "start": surface.start,
+        "end": surface.end,
+        "kind": pa.DictionaryArray.from_arrays(kind, pa.array(KINDS)),
     }
-    of_sequences = {
+    of_windows = {
         "sequence": number,
-        "text": _array([s.text for s in batch]).take(windows.sample),
+        "text": typed_column(texts).take(windows.sample),
         "n_tokens": windows.lengths,
         "window": windows.part,
-        "source": _array([s.source for s in batch]).take(windows.sample),
+        "source": typed_column([s.source for s in batch]).take(windows.sample),
     }
-    _add_metadata(tokens, of_sequences, batch, words, of_word, sample, windows.sample, word_columns, renamed)
-    return TokenisedChunk(pa.table(tokens), pa.table(of_sequences), windows.ids, windows.is_special, windows.lengths)
-
-
-def _add_metadata(
-    tokens: dict[str, Any],
-    of_sequences: dict[str, Any],
-    batch: Sequence[TextSequence],
-    words: _Words,
-    of_word: pa.Array,
-    sample: IntArray,
-    sample_of_windows: IntArray,
-    word_columns: set[str],
-    renamed: dict[str, str],
-) -> None:
-    """Add the metadata of words and sequences to the columns of tokens, and those of sequences to the windows too."""
-
-    def add(columns: dict[str, Any], name: str, stored: str, values: pa.Array) -> None:
-        if stored in columns:
-            raise QKSpaceError(
-                f"Two columns of metadata would be stored as {stored!r}, one of them {name!r}: rename one."
-            )
-        columns[stored] = values
-        if stored != name:
-            renamed[name] = stored
-
-    none = [(None,) * int(n) for n in np.diff(words.first_word)]
-    for name in dict.fromkeys(chain.from_iterable(s.word_metadata for s in batch)):
-        values = chain.from_iterable(
-            (s.word_metadata.get(name, missing) for s, missing in zip(batch, none, strict=True))
-        )
-        add(tokens, name, f"corpus_{name}" if name in RESERVED else name, _array(list(values)).take(of_word))
-    for name in dict.fromkeys(chain.from_iterable(s.metadata for s in batch)):
-        stored = f"sequence_{name}" if name in word_columns else f"corpus_{name}" if name in RESERVED else name
-        column = _array([s.metadata.get(name) for s in batch])
-        add(tokens, name, stored, column.take(sample))
-        add(of_sequences, name, stored, column.take(sample_of_windows))
+    of_words, of_sequences = metadata_columns(batch, np.diff(words.first_word).tolist(), word_columns, renamed)
+    tokens |= {name: column.take(of_word) for name, column in of_words.items()}
+    tokens |= {name: column.take(sample) for name, column in of_sequences.items()}
+    of_windows |= {name: column.take(windows.sample) for name, column in of_sequences.items()}
+    return TokenisedChunk(pa.table(tokens), pa.table(of_windows), windows.ids, windows.is_special, windows.lengths)
 
 
 def _vocabulary_strings(ids: IntArray, tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -428,71 +306,3 @@ def _vocabulary_strings(ids: IntArray, tokenizer: PreTrainedTokenizerBase) -> li
     unique, where = np.unique(ids, return_inverse=True)
     strings = tokenizer.convert_ids_to_tokens(unique.tolist())
     return [strings[place] for place in where.tolist()]
-
-
-def _surface(
-    batch: Sequence[TextSequence], windows: _Windows, sample: IntArray, vocabulary: list[str]
-) -> tuple[list[str], IntArray, IntArray, BoolArray]:
-    """Return the text, start and end of each token without white space around it, and which have no text at all.
-
-    The space that a tokenizer puts before a text is a token that claims the first character; it covers nothing.
-    """
-    texts = [sequence.text for sequence in batch]
-    start, end = windows.start.copy(), windows.end.copy()
-    blank = windows.is_special.copy()
-    surface = list(vocabulary)
-    tokens = zip(windows.is_special.tolist(), sample.tolist(), start.tolist(), end.tolist(), vocabulary, strict=True)
-    for place, (is_special, of, left, right, string) in enumerate(tokens):
-        if is_special:
-            start[place] = end[place] = -1
-            continue
-        covered = texts[of][left:right]
-        stripped = covered.strip()
-        if not stripped:
-            blank[place] = True
-        elif stripped != string and not string.strip("▁Ġ"):
-            blank[place] = True
-            end[place] = left
-        else:
-            surface[place] = stripped
-            start[place] = left + len(covered) - len(covered.lstrip())
-            end[place] = start[place] + len(stripped)
-    return surface, start, end, blank
-
-
-def _kinds(text: list[str], is_special: BoolArray, blank: BoolArray, word: IntArray) -> pa.Array:
-    """Return the kind of each token; a token begins its word when the one before it is of another."""
-    import pyarrow as pa
-
-    shapes = {unique: _shape(unique) for unique in set(text)}
-    code = np.array([shapes[one] for one in text], dtype=np.int32)
-    shown = np.flatnonzero(~blank)
-    of_word = word[shown]
-    inside = np.zeros(len(text), dtype=bool)
-    inside[shown[1:]] = (of_word[1:] == of_word[:-1]) & (of_word[1:] >= 0)
-    code[(code == KINDS.index("word")) & inside] = KINDS.index("subword")
-    code[blank] = KINDS.index("other")
-    code[is_special] = KINDS.index("special")
-    return pa.DictionaryArray.from_arrays(pa.array(code), pa.array(KINDS))
-
-
-def _shape(text: str) -> int:
-    """Return the kind that the characters of a token tell."""
-    if _NUMBER.fullmatch(text):
-        return KINDS.index("number")
-    if _PUNCTUATION.fullmatch(text):
-        return KINDS.index("punctuation")
-    return KINDS.index("word" if _LETTER.search(text) else "other")
-
-
-def _array(values: Sequence[Scalar]) -> pa.Array:
-    """Return values as int64, float64, bool, dictionary-encoded string or null."""
-    import pyarrow as pa
-
-    kinds = set(map(type, values)) - {type(None)}
-    if kinds <= {int, float} and all(abs(v) < 2**63 for v in values if isinstance(v, int)):
-        kind = pa.null() if not kinds else pa.int64() if kinds == {int} else pa.float64()
-        return pa.array(values, kind)
-    if kinds == {bool}:
-        return pa.array(values, pa.bool_())
-    return pa.array([v if v is None else str(v) for v in values], pa.string()).dictionary_encode()

@@ -18,8 +18,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from qkspace import corpus
+from qkspace.align import KINDS
 from qkspace.schema import QKSpaceError, TextSequence
-from qkspace.tokenise import KINDS, TOKEN_COLUMNS, TokeniseCounts, TokenisedChunk, find_words, tokenise
+from qkspace.spans import find_words
+from qkspace.tables import TOKEN_COLUMNS
+from qkspace.tokenise import TokeniseCounts, TokenisedChunk, tokenise
 
 SHARED = Path(__file__).parents[2] / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the models and corpora of {SHARED} are not there")

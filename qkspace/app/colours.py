@@ -8,6 +8,7 @@ made for the same purpose (Nunez et al. 2018).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,8 @@ QUERY_KEY = "query / key"
 QUERY_COLOUR = {"light": "#1F6FB5", "dark": "#62A9E8"}
 KEY_COLOUR = {"light": "#D9622B", "dark": "#F5A06B"}
 LINK_COLOUR = {"light": "#5B4B8A", "dark": "#D9CDFB"}
-MISSING = {"light": "#B9BEC6", "dark": "#565D68"}
+OTHER = {"light": "#7D8694", "dark": "#8F99A8"}
+MISSING = {"light": "#CFD3DA", "dark": "#474E59"}
 CATEGORIES = (
     "#332288",
     "#88CCEE",
@@ -33,7 +35,6 @@ CATEGORIES = (
 )
 DARK_CATEGORIES = ("#8F85E8", *CATEGORIES[1:3], "#4CB36B", *CATEGORIES[4:7], "#D65C8F", *CATEGORIES[8:])
 MAX_CATEGORIES = 200  # a column of more kinds than that (sentence ids, words) says nothing by colour
-OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +68,16 @@ def colourable(tokens: pd.DataFrame) -> list[str]:
     return own + [name for name in tokens.columns if name not in skip and _has_kinds(tokens[name])]
 
 
-def _has_kinds(column: pd.Series[object]) -> bool:
+def _has_kinds(column: pd.Series[Any]) -> bool:
     """Tell whether a column has at least two values, on more than a hundredth of the tokens, and not too many kinds."""
     filled = column.dropna()
     if len(filled) < 0.01 * len(column):
         return False
     n = filled.nunique()
-    return 2 <= n and (n <= MAX_CATEGORIES or bool(pd.api.types.is_numeric_dtype(column)))
+    return n >= 2 and (n <= MAX_CATEGORIES or bool(pd.api.types.is_numeric_dtype(column)))
 
 
-def colour_tokens(name: str, values: pd.Series[object] | None, theme: str) -> Colouring:
+def colour_tokens(name: str, values: pd.Series[Any] | None, theme: str) -> Colouring:
     """Colour each token by `values`, queries and keys alike; without values queries and keys are told apart."""
     if values is None:
         return _query_key(theme)
@@ -87,11 +88,14 @@ def colour_tokens(name: str, values: pd.Series[object] | None, theme: str) -> Co
 
 def _query_key(theme: str) -> Colouring:
     query, key = pack([QUERY_COLOUR[theme]]), pack([KEY_COLOUR[theme]])
-    entries = (("query: what a token looks for", QUERY_COLOUR[theme], -1), ("key: what a token offers", KEY_COLOUR[theme], -1))
+    entries = (
+        ("query: what a token looks for", QUERY_COLOUR[theme], -1),
+        ("key: what a token offers", KEY_COLOUR[theme], -1),
+    )
     return Colouring(query, key, Legend("Query and key", entries))
 
 
-def _continuous(name: str, values: NDArray[np.float64], theme: str) -> Colouring:
+def _continuous(name: str, values: NDArray[np.floating[Any]], theme: str) -> Colouring:
     """Spread values over the scale between their 1st and 99th percentile, so that an outlier does not take it all."""
     low, high = np.nanpercentile(values, [1, 99])
     palette = pack([*Cividis256, MISSING[theme]])
@@ -105,23 +109,22 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if value == round(value) else f"{value:.3g}"
 
 
-def _categorical(name: str, values: pd.Series[object], theme: str) -> Colouring:
+def _categorical(name: str, values: pd.Series[Any], theme: str) -> Colouring:
     """Give the commonest kinds a colour of their own and the rest, and what is missing, grey."""
     palette = CATEGORIES if theme == "light" else DARK_CATEGORIES
     text = values.astype("string")
     counts = text.value_counts()
-    if set(counts.index) <= {"True", "False"} or len(counts) <= len(palette):
-        named = list(counts.index)
-    else:
-        named = list(counts.index[: len(palette)])
+    named = list(counts.index[: len(palette)])
     number = {kind: i for i, kind in enumerate(named)}
     code = text.map(number).fillna(len(named)).to_numpy(dtype=int)
-    colours = pack([*palette[: len(named)], MISSING[theme]])[code]
+    code[text.isna().to_numpy()] = len(named) + 1
+    colours = pack([*palette[: len(named)], OTHER[theme], MISSING[theme]])[code]
     entries = [(str(kind), palette[i], int(counts.iloc[i])) for i, kind in enumerate(named)]
-    rest = len(text) - int(counts.iloc[: len(named)].sum())
-    if rest:
-        n_more = len(counts) - len(named)
-        entries.append((f"{n_more} more, or none" if n_more else "none", MISSING[theme], rest))
+    n_more, n_missing = len(counts) - len(named), int(text.isna().sum())
+    if n_more:
+        entries.append((f"{n_more} rarer kinds", OTHER[theme], int(counts.iloc[len(named) :].sum())))
+    if n_missing:
+        entries.append(("none", MISSING[theme], n_missing))
     return Colouring(colours, colours, Legend(name, tuple(entries)))
 
 

@@ -19,29 +19,37 @@ from bokeh.models import (
     ColumnDataSource,
     CustomJS,
     Div,
+    GlobalInlineStyleSheet,
     InlineStyleSheet,
     LayoutDOM,
     Select,
     Slider,
 )
+from numpy.typing import NDArray
 
 from qkspace.app import figures, select, words
-from qkspace.app.colours import KEY_COLOUR, LINK_COLOUR, QUERY_COLOUR, QUERY_KEY, Colouring
-from qkspace.app.select import Links, Shown, State
-from qkspace.app.style import CARD_CSS, HEADER_CSS, WIDGET_CSS, root_css
+from qkspace.app.colours import KEY_COLOUR, QUERY_COLOUR, QUERY_KEY
+from qkspace.app.select import Kind, Links, Shown, State, Theme
+from qkspace.app.style import CARD_CSS, HEADER_CSS, WIDGET_CSS, root_css, variables_css
 from qkspace.index import Index
 
 HIDE = {"special": "special tokens", "itself": "a token with itself", "first": "the first token"}
 METHODS = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP", "unfold": "unfold"}
 CLICK_PIXELS = 9  # how far from a point a click may be
-LABELS = 60  # tokens of the clicked sequence that are labelled on the map
 
 KEYS_JS = """
+const unframe = (root) => {  // a clicked map needs no dotted frame; it lies too deep for a style sheet of ours
+  for (const el of root.querySelectorAll("*")) {
+    if (el.classList.contains("bk-events")) el.style.outline = "none"
+    if (el.shadowRoot) unframe(el.shadowRoot)
+  }
+}
+unframe(document)
 if (window.qkspace_keys) return
 window.qkspace_keys = true
 const step = (select, by) => {
-  const at = select.options.findIndex((o) => (Array.isArray(o) ? o[0] : o) == select.value) + by
-  if (at >= 0 && at < select.options.length) select.value = Array.isArray(select.options[at]) ? select.options[at][0] : select.options[at]
+  const at = select.options.indexOf(select.value) + by
+  if (at >= 0 && at < select.options.length) select.value = select.options[at]
 }
 document.addEventListener("keydown", (event) => {
   const target = event.composedPath()[0]
@@ -53,7 +61,7 @@ document.addEventListener("keydown", (event) => {
 })
 """
 THEME_JS = """
-if (!chosen && window.matchMedia("(prefers-color-scheme: dark)").matches) theme.tags = ["dark"]
+if (window.matchMedia("(prefers-color-scheme: dark)").matches) theme.tags = ["dark"]
 """
 ADDRESS_JS = """
 const query = new URLSearchParams(window.location.search)
@@ -62,21 +70,41 @@ window.history.replaceState(null, "", "?" + query.toString())
 """
 
 
-def make_document(doc: Document, index: Index, state: State | None = None, *, address: bool = True) -> None:
+def make_document(
+    doc: Document,
+    index: Index,
+    *,
+    layer: int | None = None,
+    head: int | None = None,
+    theme: Theme | None = None,
+    address: bool = True,
+) -> None:
     """Fill a document with the page of an index.
 
     Args:
         doc: an empty document; every visitor has one.
         index: what to show; shared by all visitors, only read.
-        state: what to show first; None for the first head, in the theme the browser prefers.
+        layer: what to show first, and head; None for the head whose map says most about ordinary words.
+        head: see layer.
+        theme: "light" or "dark"; None for what the browser prefers.
         address: keep the browser's address in step with what is shown, so that it can be sent to somebody.
+
+    Raises:
+        QKSpaceError: there is no such layer or head, or the index has no map in the plane.
     """
-    page = _Page(index, state or State())
+    shown = Shown(index)
+    if layer is None and head is None:
+        layer, head = shown.most_faithful()
+    chosen = index.head(layer or 0, head or 0)  # refuses what is not there
+    state = State(layer=chosen.layer, head=chosen.head, method=shown.methods[0], theme=theme or "light")
+    page = _Page(shown, state)
     doc.add_root(page.root)
     doc.title = f"{index.model_name} - qkspace"
-    doc.js_on_event(DocumentReady, CustomJS(code=KEYS_JS, args={"layer": page.layer, "head": page.head, "clear": page.root}))
-    if state is None:
-        doc.js_on_event(DocumentReady, CustomJS(code=THEME_JS, args={"chosen": False, "theme": page.theme}))
+    doc.js_on_event(
+        DocumentReady, CustomJS(code=KEYS_JS, args={"layer": page.layer, "head": page.head, "clear": page.root})
+    )
+    if theme is None:
+        doc.js_on_event(DocumentReady, CustomJS(code=THEME_JS, args={"theme": page.theme}))
     if address:
         page.sources["place"].js_on_change("data", CustomJS(code=ADDRESS_JS, args={"place": page.sources["place"]}))
 
@@ -84,17 +112,18 @@ def make_document(doc: Document, index: Index, state: State | None = None, *, ad
 class _Page:
     """The widgets, sources and state of one visitor."""
 
-    def __init__(self, index: Index, state: State) -> None:
-        self.index, self.state = index, state
-        self.shown = Shown(index)
-        self.table = index.head_table()
-        if state.method not in self.shown.methods:
-            self.state = replace(state, method=self.shown.methods[0])
-        self.sources = {name: ColumnDataSource() for name in ("query", "key", "links", "own", "labels", "picked", "heads", "here")}
+    def __init__(self, shown: Shown, state: State) -> None:
+        self.shown, self.index, self.state = shown, shown.index, state
+        self.table = self.index.head_table()
+        names = ("query", "key", "own_query", "own_key", "links", "own", "labels", "picked", "heads", "here")
+        self.sources = {name: ColumnDataSource() for name in names}
         self.sources |= self._fixed_sources()
+        self.pixel = 0.0  # not known before the first click
         self._make_widgets()
-        self.map = figures.map_figure(self.sources, self.state.theme)
-        self.heads = figures.heads_figure(self.sources["heads"], self.sources["here"], index.n_layers, index.n_heads)
+        self.map = figures.map_figure(self.sources, self.state.theme, 2 * len(self.shown.rows))
+        self.heads = figures.heads_figure(
+            self.sources["heads"], self.sources["here"], self.index.n_layers, self.index.n_heads
+        )
         self._wire()
         self.root = self._layout()
         self.root.on_change("tags", lambda _attr, _old, _new: self.change(selected=None))
@@ -123,7 +152,7 @@ class _Page:
 
     def _make_widgets(self) -> None:
         sheet = InlineStyleSheet(css=WIDGET_CSS)
-        common: dict[str, Any] = {"stylesheets": [sheet], "sizing_mode": "stretch_width"}
+        common: dict[str, Any] = {"stylesheets": [sheet], "sizing_mode": "stretch_width", "margin": 0}
         state = self.state
         numbers = [str(i) for i in range(self.index.n_layers)]
         self.layer = Select(title="Layer", value=str(state.layer), options=numbers, name="layer", **common)
@@ -137,21 +166,30 @@ class _Page:
             title="Strongest pairs linked", start=0, end=1000, step=10, value=state.n_links, name="n_links", **common
         )
         self.threshold = Slider(
-            title="Attention of a link at least", start=0, end=1, step=0.01, value=state.threshold, name="threshold", **common
+            title="Attention of a link at least",
+            start=0,
+            end=1,
+            step=0.01,
+            value=state.threshold,
+            name="threshold",
+            **common,
         )
         self.hide = CheckboxGroup(
             labels=list(HIDE.values()), active=[i for i, name in enumerate(HIDE) if not getattr(state, name)], **common
         )
-        self.theme = Button(label="Dark" if state.theme == "light" else "Light", width=64, stylesheets=[sheet], name="theme")
+        self.theme = Button(
+            label="Dark" if state.theme == "light" else "Light", width=64, stylesheets=[sheet], name="theme"
+        )
         card = InlineStyleSheet(css=CARD_CSS)
-        cards: dict[str, Any] = {"stylesheets": [card], "sizing_mode": "stretch_width"}
+        cards: dict[str, Any] = {"stylesheets": [card], "sizing_mode": "stretch_width", "margin": 0}
         self.header = Div(
             text=words.header(self.index), stylesheets=[InlineStyleSheet(css=HEADER_CSS)], sizing_mode="stretch_width"
         )
         self.legend, self.head_card, self.token_card = Div(**cards), Div(**cards), Div(**cards)
         self.hide_title = Div(text='<h2 style="margin:0">Leave out of the links</h2>', **cards)
         self.note = Div(text=self._note(), **cards)
-        self.heads_title = Div(text="<h2 style='margin:0'>All heads: brighter maps can be trusted more</h2>", **cards)
+        self.heads_title = Div(text=words.HEADS_TITLE, **cards)
+        self.variables = GlobalInlineStyleSheet(css=variables_css(state.theme))
         self.sheet = InlineStyleSheet(css=root_css(state.theme))
 
     def _note(self) -> str:
@@ -170,7 +208,9 @@ class _Page:
         self.colour.on_change("value", lambda _attr, _old, new: self.change(colour=new))
         self.n_links.on_change("value_throttled", lambda _attr, _old, new: self.change(n_links=int(new)))
         self.threshold.on_change("value_throttled", lambda _attr, _old, new: self.change(threshold=float(new)))
-        self.hide.on_change("active", lambda _attr, _old, new: self.change(**{n: i not in new for i, n in enumerate(HIDE)}))
+        self.hide.on_change(
+            "active", lambda _attr, _old, new: self.change(**{n: i not in new for i, n in enumerate(HIDE)})
+        )
         self.theme.on_click(lambda _event: self.change(theme="dark" if self.state.theme == "light" else "light"))
         self.theme.on_change("tags", lambda _attr, _old, new: self.change(theme=new[0]))
         self.map.on_event(Tap, self._tap)
@@ -181,7 +221,7 @@ class _Page:
 
     def _layout(self) -> LayoutDOM:
         gap = {"gap": "10px"}
-        pick = row(self.layer, self.head, sizing_mode="stretch_width", styles={"gap": "8px"})
+        pick = row(self.layer, self.head, sizing_mode="stretch_width", styles={"gap": "8px"}, margin=0)
         panel = {
             "background": "var(--card)",
             "border": "1px solid var(--line)",
@@ -189,21 +229,25 @@ class _Page:
             "padding": "12px 14px",
             "box-sizing": "border-box",
         }
+        widgets = [pick, self.method, self.colour, self.n_links, self.threshold, self.hide_title, self.hide]
         controls = column(
-            *(pick, self.method, self.colour, self.n_links, self.threshold, self.hide_title, self.hide, self.note),
+            *(widgets if not self.note.text else [*widgets, self.note]),
             sizing_mode="stretch_width",
-            styles={**panel, "gap": "6px"},
+            styles={**panel, "gap": "7px"},
+            margin=0,
         )
-        navigator = column(self.heads_title, self.heads, sizing_mode="stretch_width", styles=panel)
+        navigator = column(
+            self.heads_title, self.heads, sizing_mode="stretch_width", styles={**panel, "flex": "none"}, margin=0
+        )
         side = {"overflow-y": "auto", "overflow-x": "hidden", "scrollbar-width": "thin", **gap}
-        left = column(controls, self.legend, navigator, width=272, sizing_mode="stretch_height", styles=side)
-        right = column(self.head_card, self.token_card, width=330, sizing_mode="stretch_height", styles=side)
-        centre = column(self.map, sizing_mode="stretch_both", styles={**panel, "padding": "6px"})
+        left = column(controls, navigator, self.legend, width=272, sizing_mode="stretch_height", styles=side, margin=0)
+        right = column(self.head_card, self.token_card, width=330, sizing_mode="stretch_height", styles=side, margin=0)
+        centre = column(self.map, sizing_mode="stretch_both", styles={**panel, "padding": "6px"}, margin=0)
         return column(
             row(self.header, self.theme, sizing_mode="stretch_width", styles={"align-items": "center"}),
             row(left, centre, right, sizing_mode="stretch_both", styles={**gap, "min-height": "0"}),
             sizing_mode="stretch_both",
-            stylesheets=[self.sheet],
+            stylesheets=[self.variables, self.sheet],
             styles={"padding": "8px 12px 12px", "box-sizing": "border-box", "min-height": "480px"},
             tags=[0],
             name="page",
@@ -214,7 +258,8 @@ class _Page:
     def _tap(self, event: Tap) -> None:
         """Choose the point that was clicked, or nothing."""
         x_range, width = self.map.x_range, self.map.inner_width or 600
-        radius = CLICK_PIXELS * abs(float(x_range.end) - float(x_range.start)) / width
+        self.pixel = abs(float(x_range.end) - float(x_range.start)) / width  # in units of the map
+        radius = CLICK_PIXELS * self.pixel
         self.change(selected=select.nearest(self.shown, self.state, float(event.x), float(event.y), radius))
 
     def _tap_head(self, event: Tap) -> None:
@@ -253,9 +298,9 @@ class _Page:
             self._show_head()
         else:
             for kind in ("query", "key"):
-                self.sources[kind].data["colour"] = packed[kind]  # type: ignore[index]  # both kinds are there
+                self.sources[kind].data["colour"] = packed[kind]
         self._show_links()
-        self._show_selected()
+        self._show_selected({"query": colours.query, "key": colours.key})
         self.legend.text = words.legend(colours.legend, markers=state.colour != QUERY_KEY)
         self.token_card.text = words.token_card(shown, state)
 
@@ -272,53 +317,44 @@ class _Page:
             "theme": [state.theme],
         }
         self.head_card.text = words.head_card(self.shown, state, self.table)
-        self.sheet.css = root_css(state.theme)
+        self.variables.css, self.sheet.css = variables_css(state.theme), root_css(state.theme)
         self.theme.label = "Dark" if state.theme == "light" else "Light"
         for plot in (self.map, self.heads):
             figures.paint(plot, state.theme)
-        for name in ("links", "own"):
-            self.map.select_one({"name": name}).glyph.line_color = LINK_COLOUR[state.theme]
-        labels = self.map.select_one({"name": "labels"}).glyph
-        labels.text_outline_color = self.map.background_fill_color
-        self.map.select_one({"name": "picked"}).glyph.line_color = LINK_COLOUR[state.theme]
 
     def _show_links(self) -> None:
         faint = 1.0 if self.state.selected is None else 0.15
         self.sources["links"].data = _segments(select.corpus_links(self.shown, self.state), faint)
-        self.sources["own"].data = _segments(select.selected_links(self.shown, self.state), 1.0, width=2.5)
+        self.sources["own"].data = _segments(select.selected_links(self.shown, self.state), 1.0, least=0.15, width=2.5)
 
-    def _show_selected(self) -> None:
-        """Ring the clicked point and label the tokens of its sequence: its own kind's neighbours by the other kind."""
-        if self.state.selected is None:
-            self.sources["picked"].data = {"x": [], "y": []}
-            self.sources["labels"].data = {"x": [], "y": [], "text": [], "colour": []}
-            return
-        kind, row = self.state.selected
-        view, theme = self.shown.view(self.state), self.state.theme
-        places = {"query": view.query, "key": view.key}
-        self.sources["picked"].data = {"x": places[kind][[row], 0], "y": places[kind][[row], 1]}
-        rows = self.shown.sequence_rows(row)
-        near = np.arange(rows.start, rows.stop)
-        near = near[np.argsort(np.abs(near - row), kind="stable")[:LABELS]]
-        other = "key" if kind == "query" else "query"
-        place = np.concatenate([places[other][near], places[kind][[row]]])
-        texts = [str(text) for text in self.index.tokens["text"].iloc[[*near, row]]]
-        colours = {"query": QUERY_COLOUR[theme], "key": KEY_COLOUR[theme]}
+    def _show_selected(self, colours: dict[Kind, NDArray[np.uint32]]) -> None:
+        """Draw the clicked token's sequence on top, ring the clicked point, and label it and its strongest partners."""
+        chosen = select.sequence_points(self.shown, self.state, self.pixel)
+        for kind in select.KINDS:
+            place = chosen.place[kind]
+            self.sources[f"own_{kind}"].data = {
+                "x": place[:, 0],
+                "y": place[:, 1],
+                "colour": colours[kind][chosen.rows] | np.uint32(0xFF),
+            }
+        picked = chosen.picked
+        self.sources["picked"].data = {"x": picked[:, 0], "y": picked[:, 1]}
+        hues = {"query": QUERY_COLOUR[self.state.theme], "key": KEY_COLOUR[self.state.theme]}
         self.sources["labels"].data = {
-            "x": place[:, 0],
-            "y": place[:, 1],
-            "text": texts,
-            "colour": [colours[other]] * len(near) + [colours[kind]],
+            "x": chosen.label_place[:, 0],
+            "y": chosen.label_place[:, 1],
+            "text": chosen.label_text,
+            "colour": [hues[kind] for kind in chosen.label_kind],
         }
 
 
-def _segments(links: Links, strength: float, *, width: float = 1.2) -> dict[str, Any]:
-    """Return lines whose opacity is their attention, times `strength`."""
+def _segments(links: Links, strength: float, *, least: float = 0.0, width: float = 1.2) -> dict[str, Any]:
+    """Return lines whose opacity is their attention, at least `least`, times `strength`."""
     return {
         "x0": links.start[:, 0],
         "y0": links.start[:, 1],
         "x1": links.end[:, 0],
         "y1": links.end[:, 1],
-        "alpha": np.clip(links.attention, 0, 1).astype(np.float32) * np.float32(strength),
+        "alpha": np.clip(links.attention, least, 1).astype(np.float32) * np.float32(strength),
         "width": np.full(len(links.attention), width, dtype=np.float32),
     }

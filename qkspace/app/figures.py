@@ -19,12 +19,14 @@ from bokeh.models import (
 from bokeh.palettes import Cividis256
 from bokeh.plotting import figure
 
+from qkspace.app.colours import KEY_COLOUR, LINK_COLOUR, QUERY_COLOUR
 from qkspace.app.style import FONT, THEMES
 
 TOOLTIP = f"""
-<div style="max-width:340px;font:13px/1.45 {FONT};color:#1D2430;white-space:normal;overflow-wrap:anywhere">
- <div><span style="color:#5D6778">@row{{before}}</span><b>@row{{token}}</b><span style="color:#5D6778">@row{{after}}</span></div>
- <div style="margin-top:4px;color:#5D6778">@row{{where}}</div>
+<div style="width:max-content;max-width:340px;font:13px/1.45 {FONT};background:var(--card,#fff);color:var(--ink,#1D2430);
+ margin:-6px;padding:8px 11px;border-radius:3px;white-space:normal;overflow-wrap:anywhere">
+ <div style="color:var(--muted,#5D6778)">@row{{before}}<b style="color:var(--ink,#1D2430)">@row{{token}}</b>@row{{after}}</div>
+ <div style="margin-top:4px;color:var(--muted,#5D6778)">@row{{where}}</div>
  <div style="margin-top:4px">@row{{partners}}</div>
 </div>
 """
@@ -52,11 +54,12 @@ return (kind == "query" ? "attends to: " : "attended by: ") + named.join(" \u00b
 """
 
 
-def map_figure(sources: dict[str, ColumnDataSource], theme: str) -> figure:
-    """Return the map: links below, then keys, queries, the clicked token's links and labels.
+def map_figure(sources: dict[str, ColumnDataSource], theme: str, n_points: int) -> figure:
+    """Return the map: links below, then keys, queries, the clicked token's links and labels; many points are smaller.
 
-    sources: "query" and "key" (row, x, y, colour, partner0.., weight0..), "links" and "own" (x0, y0, x1, y1, alpha,
-    width), "labels" (x, y, text, colour), "picked" (x, y), and for tooltips "tokens", "sentences" and "place".
+    sources: "query" and "key" (row, x, y, colour, partner0.., weight0..), "own_query" and "own_key" (x, y, colour; the
+    clicked token's sequence), "links" and "own" (x0, y0, x1, y1, alpha, width), "labels" (x, y, text, colour), "picked"
+    (x, y), and for tooltips "tokens", "sentences" and "place".
     """
     plot = figure(
         sizing_mode="stretch_both",
@@ -66,13 +69,15 @@ def map_figure(sources: dict[str, ColumnDataSource], theme: str) -> figure:
         tools=[PanTool(), BoxZoomTool(match_aspect=True), WheelZoomTool(), ResetTool(), SaveTool()],
         min_width=300,
         min_height=300,
+        margin=0,
         name="map",
     )
     plot.toolbar.active_scroll = plot.select_one(WheelZoomTool)
     plot.toolbar.logo = None
     plot.segment("x0", "y0", "x1", "y1", source=sources["links"], line_alpha="alpha", line_width="width", name="links")
     glyphs = {}
-    for kind, marker, size in (("key", "diamond", 7), ("query", "circle", 5)):
+    small = n_points > 8_000
+    for kind, marker, size in (("key", "diamond", 5 if small else 8), ("query", "circle", 3.5 if small else 5.5)):
         glyphs[kind] = plot.scatter(
             "x",
             "y",
@@ -81,22 +86,38 @@ def map_figure(sources: dict[str, ColumnDataSource], theme: str) -> figure:
             size=size,
             fill_color="colour",
             line_color=None,
+            hit_dilation=2,
             name=kind,
-            selection_glyph=None,
-            nonselection_glyph=None,
         )
         plot.add_tools(_hover(kind, glyphs[kind], sources))
     plot.segment("x0", "y0", "x1", "y1", source=sources["own"], line_alpha="alpha", line_width="width", name="own")
-    plot.scatter("x", "y", source=sources["picked"], marker="circle", size=15, fill_alpha=0, line_width=2, name="picked")
+    for kind, marker, size in (("key", "diamond", 11), ("query", "circle", 7.5)):
+        plot.scatter(
+            *("x", "y"),
+            source=sources[f"own_{kind}"],
+            marker=marker,
+            size=size,
+            fill_color="colour",
+            line_color=(QUERY_COLOUR if kind == "query" else KEY_COLOUR)[theme],
+            line_width=1.8,
+            name=f"own_{kind}",
+        )
+    plot.scatter(
+        "x", "y", source=sources["picked"], marker="circle", size=15, fill_alpha=0, line_width=2, name="picked"
+    )
     plot.text(
         "x",
         "y",
         text="text",
         source=sources["labels"],
         text_font_size="12px",
-        text_font="Inter, Segoe UI, Noto Sans, sans-serif",
-        text_outline_color=THEMES[theme]["plot"],
+        text_font={"value": "Inter, Segoe UI, Noto Sans, sans-serif"},
         text_color="colour",
+        background_fill_color=THEMES[theme]["plot"],
+        background_fill_alpha=0.8,
+        padding=2,
+        border_radius=3,
+        anchor="bottom_left",
         x_offset=6,
         y_offset=-4,
         name="labels",
@@ -135,9 +156,10 @@ def heads_figure(source: ColumnDataSource, here: ColumnDataSource, n_layers: int
 
     source: layer, head, recall; here: layer and head of the one that is shown.
     """
-    height = max(90, min(300, 30 + round(200 * n_layers / max(n_heads, 1))))
+    height = max(84, min(300, 40 + round(200 * n_layers / max(n_heads, 1))))
     plot = figure(
         height=height,
+        margin=0,
         sizing_mode="stretch_width",
         x_range=(-0.5, n_heads - 0.5),
         y_range=(n_layers - 0.5, -0.5),
@@ -147,12 +169,22 @@ def heads_figure(source: ColumnDataSource, here: ColumnDataSource, n_layers: int
     )
     colours = LinearColorMapper(palette=Cividis256, low=0, high=1, nan_color="#999999")
     heads = plot.rect(
-        "head", "layer", 0.92, 0.92, source=source, fill_color={"field": "recall", "transform": colours}, line_color=None
+        "head",
+        "layer",
+        0.92,
+        0.92,
+        source=source,
+        fill_color={"field": "recall", "transform": colours},
+        line_color=None,
     )
     plot.rect("head", "layer", 0.98, 0.98, source=here, fill_alpha=0, line_width=2.5, name="here")
-    plot.add_tools(HoverTool(renderers=[heads], tooltips="L@{layer}H@{head}: nearest key is the right one for @recall{0 %}"))
+    plot.add_tools(
+        HoverTool(renderers=[heads], tooltips="L@{layer}H@{head}: nearest key is the right one for @recall{0 %}")
+    )
     plot.xaxis.axis_label, plot.yaxis.axis_label = "head", "layer"
-    plot.xaxis.ticker = plot.yaxis.ticker = list(range(0, max(n_layers, n_heads), 1 if max(n_layers, n_heads) <= 16 else 4))
+    plot.xaxis.ticker = plot.yaxis.ticker = list(
+        range(0, max(n_layers, n_heads), 1 if max(n_layers, n_heads) <= 16 else 4)
+    )
     plot.grid.visible = False
     return plot
 
@@ -171,6 +203,13 @@ def paint(plot: figure, theme: str) -> None:
         axis.axis_label_text_font_style = "normal"
         axis.axis_label_text_font_size = axis.major_label_text_font_size = "11px"
         axis.axis_label_text_font = axis.major_label_text_font = "Inter, Segoe UI, Noto Sans, sans-serif"
+    if plot.name == "map":
+        for kind in ("query", "key"):
+            hue = (QUERY_COLOUR if kind == "query" else KEY_COLOUR)[theme]
+            plot.select_one({"name": f"own_{kind}"}).glyph.line_color = hue
+        plot.select_one({"name": "labels"}).glyph.background_fill_color = colours["plot"]
+        for name in ("links", "own", "picked"):
+            plot.select_one({"name": name}).glyph.line_color = LINK_COLOUR[theme]
     if plot.name == "heads":
         plot.select_one({"name": "here"}).glyph.line_color = colours["poor"]
         plot.axis.axis_line_color = plot.axis.major_tick_line_color = None

@@ -19,7 +19,11 @@ from qkspace.index import Head, Index, View, attend, strongest
 from qkspace.schema import FloatArray, IntArray, QKSpaceError
 
 Kind = Literal["query", "key"]
+Theme = Literal["light", "dark"]
+KINDS: tuple[Kind, Kind] = ("query", "key")
+N_LABELS = 6  # partners of the clicked point that are labelled on the map
 MAX_TOKENS = 30_000  # drawn at once; a larger index shows whole sequences chosen at random
+LEAST_SHOWN = 0.02  # attention below which a clicked token is not joined to a partner
 N_TOP = 3  # partners of a point that its tooltip lists
 FREQUENCY, NORM = "token frequency", "norm"
 
@@ -43,7 +47,7 @@ class State:
     itself: bool = False
     first: bool = False
     selected: tuple[Kind, int] | None = None
-    theme: Literal["light", "dark"] = "light"
+    theme: Theme = "light"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,18 @@ class Links:
     start: FloatArray
     end: FloatArray
     attention: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The clicked point's sequence: rows, and place of each kind (token, 2); picked (0 or 1 point, 2); labels."""
+
+    rows: IntArray
+    place: dict[Kind, FloatArray]
+    picked: FloatArray
+    label_place: FloatArray
+    label_text: list[str]
+    label_kind: list[Kind]
 
 
 class Shown:
@@ -91,12 +107,19 @@ class Shown:
     def frequency(self) -> pd.Series[Any]:
         """How often each row's token occurs in the index."""
         ids = self.index.tokens["token_id"]
-        return np.log10(ids.map(ids.value_counts()))
+        return pd.Series(np.log10(ids.map(ids.value_counts()).to_numpy()))
 
     @property
     def methods(self) -> list[str]:
         """The methods that have a map in the plane."""
         return [method for method, dims in self.index.maps if dims == 2]
+
+    def most_faithful(self) -> tuple[int, int]:
+        """Return layer and head of the map that says most about the attention between ordinary words."""
+        table = self.index.head_table()
+        recall = table.get(f"{self.methods[0]}2_recall_1_content")
+        best = 0 if recall is None or recall.isna().all() else int(np.nanargmax(recall.to_numpy()))
+        return int(table["layer"][best]), int(table["head"][best])
 
     def head(self, state: State) -> Head:
         """Return the chosen head."""
@@ -164,10 +187,10 @@ def packed_colours(shown: Shown, state: State, colours: Colouring) -> dict[Kind,
     """Return the drawn points' colours with alpha: all alike, or the clicked token's sequence strong and the rest faint."""
     rows = shown.rows
     if state.selected is None:
-        alpha = np.full(len(rows), 0xA0, dtype=np.uint32)
+        alpha = np.full(len(rows), 0x78 if len(rows) > 4_000 else 0xA8, dtype=np.uint32)
     else:
         inside = shown.sequence_number[rows] == shown.sequence_number[state.selected[1]]
-        alpha = np.where(inside, 0xFF, 0x22).astype(np.uint32)
+        alpha = np.where(inside, 0xFF, 0x1C).astype(np.uint32)
     return {"query": colours.query[rows] | alpha, "key": colours.key[rows] | alpha}
 
 
@@ -199,7 +222,7 @@ def selected_links(shown: Shown, state: State) -> Links:
     rows = shown.sequence_rows(row)
     weight = selected_attention(shown, state)
     others = np.arange(rows.start, rows.stop)
-    keep = weight >= min(state.threshold, 0.02)
+    keep = weight >= min(state.threshold, LEAST_SHOWN)
     clicked = np.full(len(others), row)
     query, key = (clicked, others) if kind == "query" else (others, clicked)
     return _links(shown.view(state), query[keep], key[keep], weight[keep])
@@ -207,12 +230,54 @@ def selected_links(shown: Shown, state: State) -> Links:
 
 def selected_attention(shown: Shown, state: State) -> FloatArray:
     """Return the attention between the clicked point and each token of its sequence: (token)."""
-    assert state.selected is not None  # noqa: S101  # the callers ask only then
+    assert state.selected is not None  # the callers ask only then
     kind, row = state.selected
     rows = shown.sequence_rows(row)
     head = shown.head(state)
     attention = attend(head.query[rows], head.key[rows], head.spec)
     return attention[row - rows.start] if kind == "query" else attention[:, row - rows.start]
+
+
+def sequence_points(shown: Shown, state: State, pixel: float) -> Chosen:
+    """Return the points of the clicked token's sequence, and labels for it and the partners it is linked to most.
+
+    pixel: size of a pixel in units of the map; a label that would lie over a stronger one's is left out.
+    """
+    if state.selected is None:
+        none = np.zeros((0, 2), dtype=np.float32)
+        return Chosen(np.zeros(0, dtype=int), {"query": none, "key": none}, none, none, [], [])
+    kind, row = state.selected
+    other: Kind = "key" if kind == "query" else "query"
+    span = shown.sequence_rows(row)
+    rows = np.arange(span.start, span.stop)
+    view = shown.view(state)
+    place: dict[Kind, FloatArray] = {"query": view.query[rows], "key": view.key[rows]}
+    attention = selected_attention(shown, state)
+    partners = [i for i in np.argsort(-attention, kind="stable")[:N_LABELS] if attention[i] >= LEAST_SHOWN]
+    at = row - span.start
+    text = shown.index.tokens["text"].iloc[rows].astype(str).tolist()
+    place_of = np.concatenate([place[kind][[at]], place[other][partners]])
+    texts, kinds = [text[i] for i in [at, *partners]], [kind, *[other] * len(partners)]
+    free = _without_overlap(place_of, [len(word) for word in texts], pixel)
+    return Chosen(
+        rows=rows,
+        place=place,
+        picked=place[kind][[at]],
+        label_place=place_of[free],
+        label_text=[texts[i] for i in free],
+        label_kind=[kinds[i] for i in free],
+    )
+
+
+def _without_overlap(place: FloatArray, n_characters: list[int], pixel: float) -> list[int]:
+    """Choose labels, the first ones first, whose boxes (about 7 x 17 pixels a character) do not lie over each other."""
+    free: list[int] = []
+    for i, (x, y) in enumerate(place):
+        boxes = ((place[j], (7 * n_characters[j] + 8) * pixel) for j in free)
+        width = (7 * n_characters[i] + 8) * pixel
+        if not any(x < left[0] + w and left[0] < x + width and abs(y - left[1]) < 17 * pixel for left, w in boxes):
+            free.append(i)
+    return free
 
 
 def _links(view: View, query: IntArray, key: IntArray, attention: FloatArray) -> Links:

@@ -11,14 +11,13 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from html import escape
 from pathlib import Path
-from typing import get_args
 
 from bokeh.document import Document
 from bokeh.models import Div
 
 from qkspace import store
 from qkspace.app.document import make_document
-from qkspace.app.select import State
+from qkspace.app.select import Theme
 from qkspace.console import Console
 from qkspace.index import Index
 from qkspace.schema import QKSpaceError
@@ -50,10 +49,13 @@ def fill(doc: Document, roots: Sequence[Path], arguments: Mapping[str, Sequence[
     """
     try:
         index = open_shared(_chosen(list(roots) or find_indexes(), _text(arguments, "index")))
-        make_document(doc, index, _state(index, arguments))
+        layer, head = _number(arguments, "layer"), _number(arguments, "head")
+        make_document(doc, index, layer=layer, head=head, theme=_theme(arguments))
     except QKSpaceError as error:
         doc.title = "qkspace"
-        doc.add_root(Div(text=f"<h2>qkspace</h2><p>{escape(str(error))}</p>", styles={"margin": "40px", "max-width": "60em"}))
+        doc.add_root(
+            Div(text=f"<h2>qkspace</h2><p>{escape(str(error))}</p>", styles={"margin": "40px", "max-width": "60em"})
+        )
 
 
 def _chosen(roots: list[Path], name: str | None) -> Path:
@@ -75,23 +77,19 @@ def _text(arguments: Mapping[str, Sequence[bytes]], name: str) -> str | None:
     return values[0].decode("utf-8", "replace") if values else None
 
 
-def _state(index: Index, arguments: Mapping[str, Sequence[bytes]]) -> State | None:
-    """Return what an address asks to see first; None when it asks for nothing."""
-    chosen: dict[str, int] = {}
-    for name in ("layer", "head"):
-        text = _text(arguments, name)
-        if text is not None:
-            if not text.isdecimal():
-                raise QKSpaceError(f"The address asks for {name} {text!r}; expected a number.")
-            chosen[name] = int(text)
-    if chosen:
-        index.head(chosen.get("layer", 0), chosen.get("head", 0))  # refuses what is not there
-    theme = _text(arguments, "theme")
-    if theme is not None and theme not in get_args(State.__annotations__["theme"]) and theme not in ("light", "dark"):
-        raise QKSpaceError(f"The address asks for theme {theme!r}; there are light and dark.")
-    if not chosen and theme is None:
-        return None
-    return State(**chosen, theme="dark" if theme == "dark" else "light")
+def _number(arguments: Mapping[str, Sequence[bytes]], name: str) -> int | None:
+    text = _text(arguments, name)
+    if text is not None and not text.isdecimal():
+        raise QKSpaceError(f"The address asks for {name} {text!r}; expected a number.")
+    return None if text is None else int(text)
+
+
+def _theme(arguments: Mapping[str, Sequence[bytes]]) -> Theme | None:
+    text = _text(arguments, "theme")
+    themes: dict[str | None, Theme | None] = {"light": "light", "dark": "dark", None: None}
+    if text not in themes:
+        raise QKSpaceError(f"The address asks for theme {text!r}; there are light and dark.")
+    return themes[text]
 
 
 def serve(roots: Sequence[Path], *, port: int, address: str, show: bool, console: Console) -> None:
@@ -114,7 +112,10 @@ def serve(roots: Sequence[Path], *, port: int, address: str, show: bool, console
 
     try:
         server = Server(
-            {"/": Application(FunctionHandler(visit))}, port=port, address=address, allow_websocket_origin=_origins(address, port)
+            {"/": Application(FunctionHandler(visit))},
+            port=port,
+            address=address,
+            allow_websocket_origin=_origins(address, port),
         )
     except OSError as error:
         if error.errno != errno.EADDRINUSE:

@@ -43,11 +43,16 @@ THEMES = {
 FONT = "Inter, 'Segoe UI', system-ui, 'Noto Sans', 'Noto Sans CJK JP', sans-serif"
 
 
-def root_css(theme: str) -> str:
-    """Return the variables of a theme for the page's root; everything inside inherits them."""
+def variables_css(theme: str) -> str:
+    """Return the variables of a theme for everything that Bokeh hangs beside the page's root (tooltips), and the root."""
     colours = {**THEMES[theme], "query": QUERY_COLOUR[theme], "key": KEY_COLOUR[theme]}
     variables = " ".join(f"--{name}: {value};" for name, value in colours.items())
-    return f":host {{ {variables} background: var(--page); color: var(--ink); font: 13px/1.45 {FONT}; color-scheme: {theme}; }}"
+    return f":root {{ {variables} background: var(--page); }}"
+
+
+def root_css(theme: str) -> str:
+    """Return the look of the page's root, in the theme's variables; everything inside inherits it."""
+    return f":host {{ background: var(--page); color: var(--ink); font: 13px/1.45 {FONT}; color-scheme: {theme}; }}"
 
 
 WIDGET_CSS = f"""
@@ -73,7 +78,8 @@ input[type=checkbox] {{ accent-color: var(--accent); }}
 """
 
 CARD_CSS = f"""
-:host {{ color: var(--ink); font: 13px/1.45 {FONT}; display: block; }}
+:host {{ color: var(--ink); font: 13px/1.45 {FONT}; display: block; width: 100%; }}
+.bk-clearfix {{ width: 100%; }}
 .card {{
   background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px 14px; box-sizing: border-box;
 }}
@@ -98,7 +104,7 @@ td.name {{ color: var(--muted); }}
 .entry .count {{ color: var(--muted); font-size: 12px; font-variant-numeric: tabular-nums; padding-left: 8px; }}
 .scale {{ height: 10px; border-radius: 5px; margin: 4px 0 2px; }}
 .sentence {{ line-height: 1.95; overflow-wrap: anywhere; }}
-.token {{ border-radius: 4px; padding: 1px 2px; white-space: pre-wrap; }}
+.token {{ border-radius: 3px; padding: 1px 0; white-space: pre-wrap; }}
 .token.clicked {{ outline: 2px solid var(--ink); outline-offset: 0; font-weight: 650; }}
 .token.special {{ font-size: 11px; color: var(--muted); }}
 .bar {{ height: 8px; border-radius: 4px; min-width: 1px; }}

