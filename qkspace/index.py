@@ -134,12 +134,10 @@ class Index:
         """Return one row per head: layer, head, its statistics, and the scores of each map (pca2_recall_1, ...)."""
         table = self._table("heads")
         for method, dims in self.maps:
-            scores = [
-                _prefixed("scores.", store.read_arrays(self.map_path(method, dims, layer, head, "npz")))
-                for layer, head in zip(table["layer"], table["head"], strict=True)
-            ]
-            for name in sorted({name for row in scores for name in row}):
-                table[f"{method}{dims}_{name}"] = [float(row[name]) if name in row else np.nan for row in scores]
+            scores = (
+                self._table(f"maps/{method}{dims}/scores").set_index(["layer", "head"]).add_prefix(f"{method}{dims}_")
+            )
+            table = table.join(scores, on=["layer", "head"])
         return table
 
     def map_path(self, method: str, dims: int, layer: int, head: int, suffix: str) -> Path:

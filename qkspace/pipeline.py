@@ -220,6 +220,7 @@ class Build:
         stored = np.flatnonzero(tokens.is_stored)
         fit, score = self._write_tables(stored, tokens)
         self._map(check.layers, tokens, fit, score)
+        self._gather_scores(check.layers)
         self._write_manifest(request, who, check, counts, {"read": tokens, "stored": stored})
 
     # ---------------------------------------------------------------- reading
@@ -399,14 +400,10 @@ class Build:
 
     def _write_heads(self, layers: tuple[LayerSpec, ...], sums: list[NDArray[np.float64]], n_tokens: int) -> None:
         """Write heads.parquet: one row a head, the mean of each statistic over all tokens that were read."""
-        import pandas as pd
-
-        table = pd.DataFrame(np.concatenate(sums) / n_tokens, columns=list(STATISTICS))
-        heads = [(i, head) for i, layer in enumerate(layers) for head in range(layer.n_heads)]
-        table.insert(0, "layer", [layer for layer, _ in heads])
-        table.insert(1, "head", [head for _, head in heads])
-        with store.replacing(self.root / "heads.parquet") as file:
-            table.to_parquet(file, index=False)
+        means = np.concatenate(sums) / n_tokens  # (head of any layer, statistic)
+        heads = np.asarray([(i, head) for i, layer in enumerate(layers) for head in range(layer.n_heads)])
+        columns = {"layer": heads[:, 0], "head": heads[:, 1], **dict(zip(STATISTICS, means.T, strict=True))}
+        store.write_table(self.root / "heads.parquet", columns)
 
     def _write_tables(self, stored: IntArray, tokens: Tokens) -> tuple[IntArray, IntArray]:
         """Write the tables of what is stored; return the sequences that maps are fitted and scored on.
@@ -456,6 +453,20 @@ class Build:
             results = Parallel(return_as="generator_unordered")(delayed(make_maps)(job, *parts) for job in left)
             for _ in self.console.track(results, len(jobs), "Mapping heads", done=len(jobs) - len(left), unit="heads"):
                 pass
+
+    def _gather_scores(self, layers: tuple[LayerSpec, ...]) -> None:
+        """Write the scores of all heads of each map into one table; nan where nothing could be held out."""
+        from qkspace.fidelity import Scores
+
+        heads = [(i, head) for i, layer in enumerate(layers) for head in range(layer.n_heads)]
+        for method, dims in self.parameters.maps:
+            stored = [store.read_arrays(store.map_path(self.root, method, dims, *head, "npz")) for head in heads]
+            columns = {
+                field.name: [float(arrays.get(f"scores.{field.name}", np.nan)) for arrays in stored]
+                for field in fields(Scores)
+            }
+            where = {"layer": [layer for layer, _ in heads], "head": [head for _, head in heads]}
+            store.write_table(self.root / "maps" / f"{method}{dims}" / "scores.parquet", {**where, **columns})
 
     def _maps_left(self, layer: int, head: int) -> tuple[tuple[str, int], ...]:
         return tuple(m for m in self.parameters.maps if not store.map_path(self.root, *m, layer, head, "npz").exists())

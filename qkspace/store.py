@@ -14,6 +14,7 @@ last by atomic rename, lists every file with its size and sha256. Knows no model
     top_attention/L00.npy        (head, token, k)            the model's own attention, strongest first
     maps/pca2/L00H00.npy         (query or key, token, dims) one file a head
     maps/pca2/L00H00.npz         the gauge and the projection that made it, and its scores
+    maps/pca2/scores.parquet     one row per head: the scores of all heads together
     work/                        only while a build is unfinished
 """
 
@@ -290,6 +291,15 @@ def clear(root: Path) -> None:
 def map_path(root: Path, method: str, dims: int, layer: int, head: int, suffix: str) -> Path:
     """Return where a map of a head is stored: positions in .npy, gauge, projection and scores in .npz."""
     return root / "maps" / f"{method}{dims}" / f"L{layer:02d}H{head:02d}.{suffix}"
+
+
+def write_table(path: Path, columns: Mapping[str, Any]) -> None:
+    """Write a Parquet table of these columns atomically."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with replacing(path) as file:
+        pq.write_table(pa.table(dict(columns)), file)
 
 
 def concatenate_tables(

@@ -27,10 +27,16 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 EWT = [ROOT.parent / "shared" / "data" / "ud-english-ewt" / f"en_ewt-ud-{part}.conllu" for part in ("dev", "test")]
-CHROMIUM_FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+CHROMIUM_FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 def main() -> None:
@@ -43,7 +49,11 @@ def main() -> None:
     if missing:
         raise SystemExit(f"The corpus of the benchmark is not here: {', '.join(missing)}")
     print(f"{os.cpu_count()} cores, {platform.platform()}, Python {platform.python_version()}")
-    for name, run in (("extract", lambda: extract(options.rounds)), ("memory", memory), ("app", lambda: app(options.rounds))):
+    for name, run in (
+        ("extract", lambda: extract(options.rounds)),
+        ("memory", memory),
+        ("app", lambda: app(options.rounds)),
+    ):
         if options.what in (name, "all"):
             run()
 
@@ -97,7 +107,9 @@ def extract(rounds: int) -> None:
     for name, seconds in times.items():
         median = statistics.median(seconds)
         print(f"  {name}: median {median:.2f} s, {n / median:,.0f} tokens/s")
-    print(f"  ratio: median {statistics.median(ratios):.2f} (min {min(ratios):.2f}, max {max(ratios):.2f}), {n:,} tokens")
+    print(
+        f"  ratio: median {statistics.median(ratios):.2f} (min {min(ratios):.2f}, max {max(ratios):.2f}), {n:,} tokens"
+    )
 
 
 def memory() -> None:
@@ -142,9 +154,8 @@ def app(rounds: int) -> None:
     chromium = shutil.which("chromium")
     if chromium is None:
         raise SystemExit("Chromium is not installed: apt-get install chromium")
-    index = qkspace.build(
-        model_folder(), [str(path) for path in EWT], out=ROOT / "out" / "benchmark-app", max_tokens=10_000, progress=False, dims=[2]
-    )
+    out = ROOT / "out" / "benchmark-app"
+    index = qkspace.build(model_folder(), EWT, out=out, max_tokens=10_000, progress=False, dims=[2])
     print(f"\napp: {2 * index.n_tokens:,} points a head, software rendering")
     command = [sys.executable, "-m", "qkspace.cli", "serve", str(index.root), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, sync_playwright() as playwright:

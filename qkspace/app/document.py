@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from qkspace.app import figures, select, words
 from qkspace.app.colours import KEY_COLOUR, QUERY_COLOUR, QUERY_KEY
-from qkspace.app.select import Kind, Links, Shown, State, Theme
+from qkspace.app.select import Kind, Links, Shown, State, Theme, shown_of
 from qkspace.app.style import CARD_CSS, HEADER_CSS, WIDGET_CSS, root_css, variables_css
 from qkspace.index import Index
 
@@ -92,7 +92,7 @@ def make_document(
     Raises:
         QKSpaceError: there is no such layer or head, or the index has no map in the plane.
     """
-    shown = Shown(index)
+    shown = shown_of(index)
     if layer is None and head is None:
         layer, head = shown.most_faithful()
     chosen = index.head(layer or 0, head or 0)  # refuses what is not there
@@ -114,7 +114,6 @@ class _Page:
 
     def __init__(self, shown: Shown, state: State) -> None:
         self.shown, self.index, self.state = shown, shown.index, state
-        self.table = self.index.head_table()
         names = ("query", "key", "own_query", "own_key", "links", "own", "labels", "picked", "heads", "here")
         self.sources = {name: ColumnDataSource() for name in names}
         self.sources |= self._fixed_sources()
@@ -127,7 +126,8 @@ class _Page:
         self._wire()
         self.root = self._layout()
         self.root.on_change("tags", lambda _attr, _old, _new: self.change(selected=None))
-        self.show(everything=True)
+        self._paint()
+        self.show(moved=True)
 
     def _fixed_sources(self) -> dict[str, ColumnDataSource]:
         """Return what tooltips say of tokens: sent once, the same for every head."""
@@ -265,62 +265,57 @@ class _Page:
     def _tap_head(self, event: Tap) -> None:
         layer, head = round(float(event.y)), round(float(event.x))
         if 0 <= layer < self.index.n_layers and 0 <= head < self.index.layers[layer].n_heads:
-            self.map.tags = [*self.map.tags, 0][-1:]
-            self.layer.value, self.head.value = str(layer), str(head)
+            self.change(layer=layer, head=head)
 
     def change(self, **what: Any) -> None:
         """Take over a choice and show it; a head that the new layer does not have becomes its last one."""
         new = replace(self.state, **what)
+        new = replace(new, head=min(new.head, self.index.layers[new.layer].n_heads - 1))
         if new == self.state:
             return
-        if new.layer != self.state.layer:
-            last = self.index.layers[new.layer].n_heads - 1
-            new = replace(new, head=min(new.head, last))
         old, self.state = self.state, new
-        if new.layer != old.layer:
-            self.head.options = self._head_options()
-            self.head.value = str(new.head)
-        moved = (new.layer, new.head, new.method) != (old.layer, old.head, old.method)
-        self.show(everything=moved or new.theme != old.theme)
+        document = self.root.document
+        if document is not None:
+            document.hold("combine")  # the browser gets one message and draws once
+        self.layer.value, self.head.options, self.head.value = str(new.layer), self._head_options(), str(new.head)
+        if new.theme != old.theme:
+            self._paint()
+        self.show(moved=(new.layer, new.head, new.method) != (old.layer, old.head, old.method))
+        if document is not None:
+            document.unhold()
 
-    def show(self, *, everything: bool) -> None:
-        """Write what the state asks for into sources and cards; points only move when the head or map changes."""
+    def show(self, *, moved: bool) -> None:
+        """Write what the state asks for into sources and cards; points are only sent when another head or map moved them."""
         shown, state = self.shown, self.state
         colours = select.colouring(shown, state)
         packed = select.packed_colours(shown, state, colours)
-        if everything:
+        if moved:
             for kind, points in select.points(shown, state).items():
                 columns = {"row": points.row.astype(np.int32), "x": points.x, "y": points.y, "colour": packed[kind]}
                 for i in range(select.N_TOP):
                     columns[f"partner{i}"] = points.partner[:, i].astype(np.int32)
                     columns[f"weight{i}"] = points.weight[:, i].astype(np.float32)
                 self.sources[kind].data = columns
-            self._show_head()
+            self.sources["heads"].data = select.all_heads(shown, state)
+            self.sources["here"].data = {"layer": [state.layer], "head": [state.head]}
+            self.head_card.text = words.head_card(shown, state)
         else:
-            for kind in ("query", "key"):
+            for kind in select.KINDS:
                 self.sources[kind].data["colour"] = packed[kind]
+        where = {"name": shown.head(state).name, "layer": state.layer, "head": state.head, "theme": state.theme}
+        self.sources["place"].data = {name: [value] for name, value in where.items()}
         self._show_links()
         self._show_selected({"query": colours.query, "key": colours.key})
         self.legend.text = words.legend(colours.legend, markers=state.colour != QUERY_KEY)
         self.token_card.text = words.token_card(shown, state)
 
-    def _show_head(self) -> None:
-        state = self.state
-        recall = self.table.get(f"{state.method}2_recall_1", np.full(len(self.table), np.nan))
-        layer, head = self.table["layer"].to_numpy(dtype=np.int32), self.table["head"].to_numpy(dtype=np.int32)
-        self.sources["heads"].data = {"layer": layer, "head": head, "recall": np.asarray(recall, dtype=np.float32)}
-        self.sources["here"].data = {"layer": [state.layer], "head": [state.head]}
-        self.sources["place"].data = {
-            "name": [self.shown.head(state).name],
-            "layer": [state.layer],
-            "head": [state.head],
-            "theme": [state.theme],
-        }
-        self.head_card.text = words.head_card(self.shown, state, self.table)
-        self.variables.css, self.sheet.css = variables_css(state.theme), root_css(state.theme)
-        self.theme.label = "Dark" if state.theme == "light" else "Light"
+    def _paint(self) -> None:
+        """Give everything the colours of the theme."""
+        theme = self.state.theme
+        self.variables.css, self.sheet.css = variables_css(theme), root_css(theme)
+        self.theme.label = "Dark" if theme == "light" else "Light"
         for plot in (self.map, self.heads):
-            figures.paint(plot, state.theme)
+            figures.paint(plot, theme)
 
     def _show_links(self) -> None:
         faint = 1.0 if self.state.selected is None else 0.15

@@ -7,7 +7,7 @@ two states and share only what is read from disk.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -99,6 +99,11 @@ class Shown:
         self.sequence_number = np.repeat(np.arange(len(lengths)), lengths)  # of each row, as in index.sequences
 
     @cached_property
+    def head_table(self) -> pd.DataFrame:
+        """Statistics and scores of every head."""
+        return self.index.head_table()
+
+    @cached_property
     def colour_choices(self) -> list[str]:
         """What points can be coloured by."""
         return [QUERY_KEY, *colourable(self.index.tokens), NORM, FREQUENCY]
@@ -116,7 +121,7 @@ class Shown:
 
     def most_faithful(self) -> tuple[int, int]:
         """Return layer and head of the map that says most about the attention between ordinary words."""
-        table = self.index.head_table()
+        table = self.head_table
         recall = table.get(f"{self.methods[0]}2_recall_1_content")
         best = 0 if recall is None or recall.isna().all() else int(np.nanargmax(recall.to_numpy()))
         return int(table["layer"][best]), int(table["head"][best])
@@ -133,6 +138,23 @@ class Shown:
         """Return the rows of the sequence that a row is in."""
         i = int(self.sequence_number[row])
         return slice(int(self.index.row_starts[i]), int(self.index.row_starts[i + 1]))
+
+
+@lru_cache(maxsize=8)
+def shown_of(index: Index) -> Shown:
+    """Return what is drawn of an index; all visitors share it, and nobody changes it."""
+    return Shown(index)
+
+
+def all_heads(shown: Shown, state: State) -> dict[str, NDArray[Any]]:
+    """Return layer, head and recall_1 of the map of every head (nan where it is not scored)."""
+    table = shown.head_table
+    recall = table.get(f"{state.method}2_recall_1", pd.Series(np.nan, index=table.index))
+    return {
+        "layer": table["layer"].to_numpy(dtype=np.int32),
+        "head": table["head"].to_numpy(dtype=np.int32),
+        "recall": recall.to_numpy(dtype=np.float32),
+    }
 
 
 def points(shown: Shown, state: State) -> dict[Kind, Points]:

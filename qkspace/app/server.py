@@ -7,6 +7,7 @@ is in their document.
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from html import escape
@@ -111,6 +112,7 @@ def serve(roots: Sequence[Path], *, port: int, address: str, show: bool, console
         fill(doc, roots, doc.session_context.request.arguments if doc.session_context else {})
 
     try:
+        port = port or _free_port(address)
         server = Server(
             {"/": Application(FunctionHandler(visit))},
             port=port,
@@ -134,7 +136,13 @@ def serve(roots: Sequence[Path], *, port: int, address: str, show: bool, console
         console.say("Stopped.")
 
 
-def _origins(address: str, port: int) -> list[str] | None:
-    """Allow the names a browser on this machine may use; an address for others is allowed as it is."""
-    ports = f"{port}" if port else "*"
-    return [f"{name}:{ports}" for name in {"localhost", "127.0.0.1", address}]
+def _free_port(address: str) -> int:
+    """Return a port that is free now; the allowed origins must name it before the server binds it."""
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
+
+
+def _origins(address: str, port: int) -> list[str]:
+    """Return the names under which a browser may reach the server."""
+    return sorted({f"{name}:{port}" for name in ("localhost", "127.0.0.1", address)})

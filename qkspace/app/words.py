@@ -59,11 +59,12 @@ def header(index: Index) -> str:
     )
 
 
-def head_card(shown: Shown, state: State, table: pd.DataFrame) -> str:
+def head_card(shown: Shown, state: State) -> str:
     """Say how far the map of a head can be trusted, what the head does, and how its vectors were normalised."""
     view, head = shown.view(state), shown.head(state)
     scores = view.scores
     word = verdict(None if scores is None else scores.recall_1)
+    table = shown.head_table
     row = table[(table["layer"] == state.layer) & (table["head"] == state.head)].iloc[0]
     sentences = in_words(scores)
     trust = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
