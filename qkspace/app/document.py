@@ -63,9 +63,16 @@ document.addEventListener("keydown", (event) => {
 THEME_JS = """
 if (window.matchMedia("(prefers-color-scheme: dark)").matches) theme.tags = ["dark"]
 """
+REFIT_JS = """
+const where = place.data.name[0] + place.data.map[0]
+if (plot.tags[0] != where) {  // another head or map has arrived: show it whole
+  plot.tags = [where]
+  plot.reset.emit()
+}
+"""
 ADDRESS_JS = """
 const query = new URLSearchParams(window.location.search)
-for (const [name, value] of Object.entries(place.data)) if (name != "name") query.set(name, value[0])
+for (const [name, value] of Object.entries(place.data)) if (name != "name" && name != "map") query.set(name, value[0])
 window.history.replaceState(null, "", "?" + query.toString())
 """
 
@@ -215,9 +222,8 @@ class _Page:
         self.theme.on_change("tags", lambda _attr, _old, new: self.change(theme=new[0]))
         self.map.on_event(Tap, self._tap)
         self.heads.on_event(Tap, self._tap_head)
-        refit = CustomJS(args={"plot": self.map}, code="plot.reset.emit()")  # a new head is shown whole
-        for widget in (self.layer, self.head, self.method):
-            widget.js_on_change("value", refit)
+        refit = CustomJS(args={"plot": self.map, "place": self.sources["place"]}, code=REFIT_JS)
+        self.sources["place"].js_on_change("data", refit)
 
     def _layout(self) -> LayoutDOM:
         gap = {"gap": "10px"}
@@ -302,7 +308,8 @@ class _Page:
         else:
             for kind in select.KINDS:
                 self.sources[kind].data["colour"] = packed[kind]
-        where = {"name": shown.head(state).name, "layer": state.layer, "head": state.head, "theme": state.theme}
+        where = {"name": shown.head(state).name, "map": state.method, "layer": state.layer, "head": state.head}
+        where["theme"] = state.theme
         self.sources["place"].data = {name: [value] for name, value in where.items()}
         self._show_links()
         self._show_selected({"query": colours.query, "key": colours.key})
