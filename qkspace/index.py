@@ -294,7 +294,7 @@ def strongest(
         allowed &= key != np.arange(len(key))[:, None]
     flat = np.flatnonzero(allowed)
     weight = attention.ravel()[flat]
-    if len(flat) > top:
+    if len(flat) > top > 0:
         flat = flat[weight >= -np.partition(-weight, top - 1)[top - 1]]
         weight = attention.ravel()[flat]
     order = np.argsort(-weight, kind="stable")[:top]

@@ -145,6 +145,11 @@ def build(
     with store.disk_errors(root):
         if (root / store.MANIFEST).exists():
             index = Index(root)
+            if "-" in sources:
+                raise QKSpaceError(
+                    f"{root} is an index already, and whether standard input holds the same text cannot be told. "
+                    "Use --overwrite, or another --out."
+                )
             _same(index.manifest["made_from"], _request(model, sources, parameters), root)
             console.say(f"{root} is already built: nothing to do.")
             return index
@@ -233,6 +238,8 @@ class Build:
 
         done = self.work / "read.json"
         if done.exists():
+            if "-" in self.sources:
+                self.console.say("The text was read before; standard input is not read again.")
             return store.read_json(done)
         max_length = self.parameters.max_length or min(context_length(checkpoint) or MAX_LENGTH, MAX_LENGTH)
         counts = TokeniseCounts()

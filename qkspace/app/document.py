@@ -6,6 +6,7 @@ their document; `_Page.show` alone writes the data sources.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +33,7 @@ from qkspace.app.colours import KEY_COLOUR, QUERY_COLOUR, QUERY_KEY
 from qkspace.app.select import Kind, Links, Shown, State, Theme, shown_of
 from qkspace.app.style import CARD_CSS, HEADER_CSS, WIDGET_CSS, root_css, variables_css
 from qkspace.index import Index
+from qkspace.schema import QKSpaceError
 
 HIDE = {"special": "special tokens", "itself": "a token with itself", "first": "the first token"}
 METHODS = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP", "unfold": "unfold"}
@@ -70,6 +72,7 @@ if (plot.tags[0] != where) {  // another head or map has arrived: show it whole
   plot.reset.emit()
 }
 """
+OPEN_JS = "window.location.search = '?index=' + encodeURIComponent(cb_obj.value)"
 ADDRESS_JS = """
 const query = new URLSearchParams(window.location.search)
 for (const [name, value] of Object.entries(place.data)) if (name != "name" && name != "map") query.set(name, value[0])
@@ -84,6 +87,7 @@ def make_document(
     layer: int | None = None,
     head: int | None = None,
     theme: Theme | None = None,
+    indexes: Sequence[str] = (),
     address: bool = True,
 ) -> None:
     """Fill a document with the page of an index.
@@ -94,17 +98,20 @@ def make_document(
         layer: what to show first, and head; None for the head whose map says most about ordinary words.
         head: see layer.
         theme: "light" or "dark"; None for what the browser prefers.
+        indexes: names of all indexes that are served, to choose among.
         address: keep the browser's address in step with what is shown, so that it can be sent to somebody.
 
     Raises:
         QKSpaceError: there is no such layer or head, or the index has no map in the plane.
     """
     shown = shown_of(index)
+    if not shown.methods:
+        raise QKSpaceError(f"{index.root} has no map in the plane, which the page draws. Build it with --dims 2.")
     if layer is None and head is None:
         layer, head = shown.most_faithful()
     chosen = index.head(layer or 0, head or 0)  # refuses what is not there
     state = State(layer=chosen.layer, head=chosen.head, method=shown.methods[0], theme=theme or "light")
-    page = _Page(shown, state)
+    page = _Page(shown, state, list(indexes))
     doc.add_root(page.root)
     doc.title = f"{index.model_name} - qkspace"
     doc.js_on_event(
@@ -119,11 +126,12 @@ def make_document(
 class _Page:
     """The widgets, sources and state of one visitor."""
 
-    def __init__(self, shown: Shown, state: State) -> None:
+    def __init__(self, shown: Shown, state: State, indexes: list[str]) -> None:
         self.shown, self.index, self.state = shown, shown.index, state
         names = ("query", "key", "own_query", "own_key", "links", "own", "labels", "picked", "heads", "here")
         self.sources = {name: ColumnDataSource() for name in names}
         self.sources |= self._fixed_sources()
+        self.indexes = indexes
         self.pixel = 0.0  # not known before the first click
         self._make_widgets()
         self.map = figures.map_figure(self.sources, self.state.theme, 2 * len(self.shown.rows))
@@ -250,7 +258,13 @@ class _Page:
         right = column(self.head_card, self.token_card, width=330, sizing_mode="stretch_height", styles=side, margin=0)
         centre = column(self.map, sizing_mode="stretch_both", styles={**panel, "padding": "6px"}, margin=0)
         return column(
-            row(self.header, self.theme, sizing_mode="stretch_width", styles={"align-items": "center"}),
+            row(
+                self.header,
+                *self._index_choice(),
+                self.theme,
+                sizing_mode="stretch_width",
+                styles={"align-items": "center"},
+            ),
             row(left, centre, right, sizing_mode="stretch_both", styles={**gap, "min-height": "0"}),
             sizing_mode="stretch_both",
             stylesheets=[self.variables, self.sheet],
@@ -258,6 +272,20 @@ class _Page:
             tags=[0],
             name="page",
         )
+
+    def _index_choice(self) -> list[LayoutDOM]:
+        """Return a drop-down of the indexes that are served, where there are several; choosing one opens its page."""
+        if len(self.indexes) < 2:
+            return []
+        choice = Select(
+            value=self.index.root.name,
+            options=self.indexes,
+            width=190,
+            stylesheets=[InlineStyleSheet(css=WIDGET_CSS)],
+            name="index",
+        )
+        choice.js_on_change("value", CustomJS(code=OPEN_JS))
+        return [choice]
 
     # ---------------------------------------------------------------- changes
 

@@ -49,9 +49,10 @@ def fill(doc: Document, roots: Sequence[Path], arguments: Mapping[str, Sequence[
     An address is a stranger's word: what it names is looked up among what is served, and an error becomes a page.
     """
     try:
-        index = open_shared(_chosen(list(roots) or find_indexes(), _text(arguments, "index")))
+        served = list(roots) or find_indexes()
+        index = open_shared(_chosen(served, _text(arguments, "index")))
         layer, head = _number(arguments, "layer"), _number(arguments, "head")
-        make_document(doc, index, layer=layer, head=head, theme=_theme(arguments))
+        make_document(doc, index, layer=layer, head=head, theme=_theme(arguments), indexes=[r.name for r in served])
     except QKSpaceError as error:
         doc.title = "qkspace"
         doc.add_root(
