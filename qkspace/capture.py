@@ -198,23 +198,23 @@ def check(model: PreTrainedModel, batch: Mapping[str, Tensor], longest: Mapping[
         )
     lengths = batch["attention_mask"].sum(dim=1).tolist()
     layers = _layer_specs(model, longest)
-    captured = recomputed = 0.0
-    worst = calls[0]
-    for call, layer, own in zip(calls, layers, reference, strict=True):
+    captured, recomputed = np.zeros(len(calls)), np.zeros(len(calls))
+    for i, (call, layer, own) in enumerate(zip(calls, layers, reference, strict=True)):
         for s, n in enumerate(lengths):
             want = own[s, :, :n, :n].float().cpu()
-            captured = max(captured, float((call.attention[s, :, :n, :n].float().cpu() - want).abs().max()))
-            error = float((_recompute(call, layer, s, n) - want).abs().max())
-            recomputed, worst = max((recomputed, worst), (error, call), key=lambda pair: pair[0])
+            seen, again = call.attention[s, :, :n, :n].float().cpu(), _recompute(call, layer, s, n)
+            captured[i] = np.maximum(captured[i], (seen - want).abs().max().item())  # keeps nan, as max() would not
+            recomputed[i] = np.maximum(recomputed[i], (again - want).abs().max().item())
     tolerance = TOLERANCE.get(str(calls[0].query.dtype), 1e-4)
-    if not (captured <= tolerance and recomputed <= tolerance):  # written so that nan is refused too
+    if not (captured.max() <= tolerance and recomputed.max() <= tolerance):  # written so that nan is refused too
+        worst = calls[int(np.argmax(recomputed))]
         why = f" The model adds {', '.join(worst.extras)}, which the product does not hold." if worst.extras else ""
         raise QKSpaceError(
             f"{type(model).__name__}: attention recomputed from query . key differs from the model's own by up to "
-            f"{recomputed:.2g} (captured weights: {captured:.2g}; allowed: {tolerance:g}), most in {worst.module}.{why} "
-            "A map of its queries and keys would mislead, so it is refused."
+            f"{recomputed.max():.2g} (captured weights: {captured.max():.2g}; allowed: {tolerance:g}), most in "
+            f"{worst.module}.{why} A map of its queries and keys would mislead, so it is refused."
         )
-    return Check(layers, captured, recomputed, tolerance, len(lengths), int(sum(lengths)))
+    return Check(layers, float(captured.max()), float(recomputed.max()), tolerance, len(lengths), int(sum(lengths)))
 
 
 def forward(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> None:

@@ -108,7 +108,7 @@ def bytes_per_token(layers: tuple[LayerSpec, ...], top_k: int, storage: str) -> 
     """Return what one stored token takes in the index, over all layers."""
     width = np.dtype(storage).itemsize
     return sum(
-        layer.d_head * (layer.n_heads + layer.n_kv_heads) * width + 2 * layer.n_kv_heads + 6 * top_k * layer.n_heads
+        (layer.d_head * (layer.n_heads + layer.n_kv_heads) + layer.n_kv_heads) * width + 6 * top_k * layer.n_heads
         for layer in layers
     )
 
@@ -191,7 +191,7 @@ class _Gatherer:
             {
                 "query": torch.empty(n, layer.n_heads, layer.d_head, dtype=dtype),
                 "key": torch.empty(n, layer.n_kv_heads, layer.d_head, dtype=dtype),
-                "value_norm": torch.empty(n, layer.n_kv_heads, dtype=torch.float16),
+                "value_norm": torch.empty(n, layer.n_kv_heads, dtype=dtype),
                 "top_key": torch.zeros(layer.n_heads, n, top_k, dtype=torch.int32),
                 "top_attention": torch.zeros(layer.n_heads, n, top_k, dtype=torch.float16),
             }

@@ -6,7 +6,7 @@ happen and what was done already; every stage's own knowledge is in its module.
     corpus -> tokenise -> capture (check, extract) -> normalise -> project -> fidelity -> index
 
 Work is cut into units: the reading, then groups of sequences, then the maps of one head each. A unit is finished when
-its marker in `work/` or its file stands; a killed build that is run again does only what is left.
+its marker in `qkspace-work/` or its file stands; a killed build that is run again does only what is left.
 """
 
 from __future__ import annotations
@@ -138,11 +138,10 @@ def build(
     parameters = Parameters(**values)
     sources = [str(corpus)] if isinstance(corpus, str | Path) else [str(source) for source in corpus]
     root = Path(out)
-    if overwrite:
-        store.clear(root)
-    elif root.is_file() or (root.is_dir() and any(root.iterdir()) and not (root / store.WORK).exists()):
-        store.read_manifest(root)  # anything but an index is refused here
+    store.refuse_foreign(root)
     with store.disk_errors(root):
+        if overwrite:
+            store.clear(root)
         if (root / store.MANIFEST).exists():
             index = Index(root)
             if "-" in sources:
@@ -152,10 +151,11 @@ def build(
                 )
             _same(index.manifest["made_from"], _request(model, sources, parameters), root)
             console.say(f"{root} is already built: nothing to do.")
+            store.end_work(root)  # a build killed at its very end may have left it
             return index
         with store.locked(root):
             Build(model, sources, root, parameters, console).run()
-        shutil.rmtree(root / store.WORK)
+            store.end_work(root)
     return Index(root)
 
 
@@ -231,7 +231,7 @@ class Build:
     # ---------------------------------------------------------------- reading
 
     def read(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """Tokenise the corpus into work/: flat binary ids and marks, and tables in parts. One unit."""
+        """Tokenise the corpus into the work folder: flat binary ids and marks, and tables in parts. One unit."""
         from pyarrow import parquet
 
         from qkspace.tokenise import TokeniseCounts, tokenise
@@ -372,7 +372,7 @@ class Build:
                 for name, n_heads, rest, dtype in (
                     ("query", layer.n_heads, (layer.d_head,), p.storage),
                     ("key", layer.n_kv_heads, (layer.d_head,), p.storage),
-                    ("value_norm", layer.n_kv_heads, (), "float16"),
+                    ("value_norm", layer.n_kv_heads, (), p.storage),
                     ("top_key", layer.n_heads, (p.top_k,), "int32"),
                     ("top_attention", layer.n_heads, (p.top_k,), "float16"),
                 )

@@ -15,7 +15,7 @@ last by atomic rename, lists every file with its size and sha256. Knows no model
     maps/pca2/L00H00.npy         (query or key, token, dims) one file a head
     maps/pca2/L00H00.npz         the gauge and the projection that made it, and its scores
     maps/pca2/scores.parquet     one row per head: the scores of all heads together
-    work/                        only while a build is unfinished
+    qkspace-work/                only while a build is unfinished
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from qkspace.schema import FloatArray, IntArray, QKSpaceError
 FORMAT = "qkspace-index"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-WORK = "work"
+WORK = "qkspace-work"  # a name that no folder of somebody else's has
 
 
 @contextmanager
@@ -115,7 +115,7 @@ def read_array(path: Path) -> NDArray[Any]:
     """
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]  # numpy says Any
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise QKSpaceError(f"{path}: missing or damaged ({error}). Run `qkspace verify` on the index.") from error
 
 
@@ -278,14 +278,30 @@ def sweep(root: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def end_work(root: Path) -> None:
+    """Remove what a build needed only while it ran; the manifest stands already."""
+    shutil.rmtree(root / WORK, ignore_errors=True)
+
+
+def refuse_foreign(root: Path) -> None:
+    """Raise unless the folder is missing, empty, a finished index or an unfinished build."""
+    if not root.exists() or (root / WORK).is_dir() or (root.is_dir() and not any(root.iterdir())):
+        return
+    try:
+        ours = read_json(root / MANIFEST).get("format") == FORMAT
+    except (OSError, QKSpaceError):
+        ours = False
+    if not ours:
+        raise QKSpaceError(f"{root}: holds files, but no index of qkspace; it is left alone. Choose another --out.")
+
+
 def clear(root: Path) -> None:
     """Remove an index, its manifest first so that it is never taken for whole; refuse a folder of something else."""
-    if not root.exists():
-        return
-    if not (root / MANIFEST).exists() and not (root / WORK).exists() and any(root.iterdir()):
-        raise QKSpaceError(f"{root}: holds files, but no index of qkspace; it is left alone. Choose another --out.")
-    (root / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(root)
+    refuse_foreign(root)
+    if root.exists():
+        with locked(root):
+            (root / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(root)
 
 
 def map_path(root: Path, method: str, dims: int, layer: int, head: int, suffix: str) -> Path:
