@@ -49,18 +49,26 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--quiet", "-q", action="store_true", help="say nothing but results and errors")
     common.add_argument("--verbose", "-v", action="store_true", help="say more")
-    _add_build(commands.add_parser("build", parents=[common], help="make an index of a checkpoint and a corpus"))
-    serve = commands.add_parser("serve", parents=[common], help="open the app on an index")
+    _add_build(
+        commands.add_parser(
+            "build", allow_abbrev=False, parents=[common], help="make an index of a checkpoint and a corpus"
+        )
+    )
+    serve = commands.add_parser("serve", allow_abbrev=False, parents=[common], help="open the app on an index")
     serve.add_argument("index", nargs="*", type=Path, help="folder of an index; none: those in out/ are offered")
     serve.add_argument("--port", type=int, default=5006, help="port of the app (default 5006; 0 takes any free one)")
     serve.add_argument("--address", default="localhost", help="address to listen on (default localhost)")
     serve.add_argument("--show", action="store_true", help="open a browser")
     serve.set_defaults(run=_serve)
-    report = commands.add_parser("report", parents=[common], help="print what an index holds and every score")
+    report = commands.add_parser(
+        "report", allow_abbrev=False, parents=[common], help="print what an index holds and every score"
+    )
     report.add_argument("index", type=Path)
     report.add_argument("--json", action="store_true", help="print everything, for every head, as JSON")
     report.set_defaults(run=_report)
-    verify = commands.add_parser("verify", parents=[common], help="compare every file of an index with its check sum")
+    verify = commands.add_parser(
+        "verify", allow_abbrev=False, parents=[common], help="compare every file of an index with its check sum"
+    )
     verify.add_argument("index", type=Path)
     verify.set_defaults(run=_verify)
     return parser
@@ -103,7 +111,7 @@ def _add_build(build: argparse.ArgumentParser) -> None:
     capture.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the checkpoint")
     maps = build.add_argument_group("what is stored")
     maps.add_argument("--methods", type=_names, default=("pca",), help="maps, with commas (default pca)")
-    maps.add_argument("--dims", type=_numbers, default=(2, 3), help="dimensions of the maps, with commas (default 2,3)")
+    maps.add_argument("--dims", type=_dims, default=(2, 3), help="dimensions of the maps, with commas (default 2,3)")
     maps.add_argument("--normalise", default="auto", help="auto, none, attentionviz, sphere or balanced (default auto)")
     maps.add_argument("--storage", choices=("float16", "float32"), default="float16", help="type of stored vectors")
     maps.add_argument("--top-k", type=int, default=8, help="attended keys kept for each query (default 8)")
@@ -116,7 +124,9 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def _dims(text: str) -> tuple[int, ...]:
+    if not all(name.isdecimal() for name in _names(text)):
+        raise argparse.ArgumentTypeError(f"expected 2, 3 or 2,3; got {text!r}")
     return tuple(int(name) for name in _names(text))
 
 

@@ -68,7 +68,7 @@ def load(
     try:
         with _quiet():
             model, info = AutoModel.from_pretrained(name, dtype=torch_dtype, output_loading_info=True, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except _load_errors() as error:
         raise QKSpaceError(
             f"--model {name}: could not be loaded ({_first_line(error)}). Give a folder that holds config.json and "
             "weights, or a name on the Hugging Face hub (which needs the network or a filled cache)."
@@ -82,9 +82,18 @@ def load(
     try:
         with _quiet():
             tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except _load_errors() as error:
         raise QKSpaceError(f"--model {name}: its tokenizer could not be loaded ({_first_line(error)}).") from error
     return Checkpoint(name, model.to(chosen).eval(), tokenizer)
+
+
+def _load_errors() -> tuple[type[Exception], ...]:
+    """Return what transformers lets through when a checkpoint is missing, cut short or of something else."""
+    import pickle
+
+    from safetensors import SafetensorError
+
+    return (OSError, ValueError, KeyError, ImportError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError)
 
 
 @contextmanager

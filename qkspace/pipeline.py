@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 MAX_LENGTH = 1024  # tokens of a sequence, unless asked for otherwise; the model's context where that is shorter
 FIT_TOKENS = SCORE_TOKENS = 6_000  # a map is fitted on that many tokens of one part of the corpus, scored on another
 HELD_OUT = 0.25  # the share of sequences that no map is fitted on
+CORPUS_CLASH = "corpus_corpus"  # a column "corpus" of the corpus, where ours names the source
 PLACE_TOKENS = 65_536  # placed on a map at once
 CHECK_SEQUENCES, CHECK_TOKENS = 6, 96
 
@@ -90,8 +91,13 @@ class Parameters:
     n_jobs: int | None = None
 
     def __post_init__(self) -> None:
+        from qkspace.normalise import Method
         from qkspace.project import METHODS
 
+        if self.normalise not in get_args(Method):
+            raise QKSpaceError(
+                f"Unknown normalisation {self.normalise!r}; choose one of {', '.join(get_args(Method))}."
+            )
         for name in ("max_tokens", "max_length", "top_k", "batch_tokens", "n_jobs"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -140,7 +146,7 @@ def build(
     root = Path(out)
     store.refuse_foreign(root)
     with store.disk_errors(root):
-        if overwrite:
+        if overwrite and not _is_unfinished(root, model, sources, parameters):
             store.clear(root)
         if (root / store.MANIFEST).exists():
             index = Index(root)
@@ -159,13 +165,22 @@ def build(
     return Index(root)
 
 
+def _is_unfinished(root: Path, model: str, sources: list[str], parameters: Parameters) -> bool:
+    """Tell whether an unfinished build of just this is there, which --overwrite goes on with."""
+    plan = root / store.WORK / "plan.json"
+    if (root / store.MANIFEST).exists() or not plan.exists():
+        return False
+    return store.read_json(plan) == _request(model, sources, parameters)
+
+
 def _request(model: str, sources: list[str], parameters: Parameters) -> dict[str, Any]:
     """Return everything that decides the content of an index, as JSON would give it back."""
     what = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(parameters).items()}
     for name in ("device", "n_jobs"):
         what.pop(name)
     files = {name: _content(Path(name)) for name in sources}
-    return {"model": _place(model), "corpus": [{"source": _place(s), "content": c} for s, c in files.items()], **what}
+    checkpoint = {"source": _place(model), "content": _content(Path(model))}
+    return {"model": checkpoint, "corpus": [{"source": _place(s), "content": c} for s, c in files.items()], **what}
 
 
 def _place(name: str) -> str:
@@ -173,14 +188,25 @@ def _place(name: str) -> str:
 
 
 def _content(path: Path) -> str | None:
-    """Return the sha256 of a file's content, or of a folder's names, sizes and times; None for what is neither."""
+    """Return a digest of a file's content, or of the files in a folder; None for what is neither.
+
+    Of a file in a folder (a checkpoint may be huge) up to 1,024 evenly spaced blocks are read: enough to notice any
+    training step.
+    """
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    if path.is_dir():
-        listing = sorted((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in path.rglob("*") if p.is_file())
-        return hashlib.sha256(repr(listing).encode()).hexdigest()
-    return None
+    if not path.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for inner in sorted(p for p in path.rglob("*") if p.is_file()):
+        size = inner.stat().st_size
+        digest.update(f"{inner.relative_to(path)} {size}".encode())
+        with inner.open("rb") as file:
+            for start in range(0, size, max(4096, size // 1024)):
+                file.seek(start)
+                digest.update(file.read(4096))
+    return digest.hexdigest()
 
 
 def _same(found: dict[str, Any], asked: dict[str, Any], root: Path) -> None:
@@ -203,7 +229,7 @@ class Build:
         request = _request(self.model, self.sources, self.parameters)
         store.sweep(self.root)
         plan = self.work / "plan.json"
-        if plan.exists():
+        if (self.work / "read.json").exists():  # before that nothing was finished that could be of something else
             _same(store.read_json(plan), request, self.root)
             self.console.say(f"Going on with the unfinished build in {self.root}")
         else:
@@ -215,11 +241,12 @@ class Build:
             revision=self.parameters.revision,
             trust_remote_code=self.parameters.trust_remote_code,
         )
+        who = identity(checkpoint)
+        self._same_model(who)
         counts = self.read(checkpoint)
         tokens = self.tokens()
         check = self.check(checkpoint, tokens)
         sums, n_tokens = self.extract(checkpoint, check.layers, tokens)
-        who = identity(checkpoint)
         del checkpoint  # the maps need its memory more
         self._write_heads(check.layers, sums, n_tokens)
         stored = np.flatnonzero(tokens.is_stored)
@@ -227,6 +254,13 @@ class Build:
         self._map(check.layers, tokens, fit, score)
         self._gather_scores(check.layers)
         self._write_manifest(request, who, check, counts, {"read": tokens, "stored": stored})
+
+    def _same_model(self, who: dict[str, Any]) -> None:
+        """Refuse to go on with a build whose checkpoint has changed under its name since."""
+        seen = self.work / "model.json"
+        if not (self.work / "read.json").exists():
+            store.write_json(seen, who)
+        _same(store.read_json(seen), who, self.root)
 
     # ---------------------------------------------------------------- reading
 
@@ -262,6 +296,10 @@ class Build:
                 f"{', '.join(self.sources)}: no sequence with a token in it, so there is nothing to show."
             )
         store.write_array(folder / "lengths.npy", np.concatenate(lengths).astype(np.int64))
+        if len(self.sources) > 1 and any(
+            CORPUS_CLASH in parquet.read_schema(part).names for part in folder.glob("sequences-*.parquet")
+        ):
+            counts.renamed["corpus"] = CORPUS_CLASH
         result = {**asdict(counts), "max_length": max_length}
         store.write_json(done, result)
         return result
@@ -278,7 +316,8 @@ class Build:
                 read(name, **options), None, f"Reading {Path(name).name}", unit="sequences"
             ):
                 if len(self.sources) > 1:
-                    metadata = {**sequence.metadata, "corpus": Path(name).name}
+                    metadata = {CORPUS_CLASH if k == "corpus" else k: v for k, v in sequence.metadata.items()}
+                    metadata["corpus"] = Path(name).name
                     yield TextSequence(
                         sequence.text, metadata, sequence.word_spans, sequence.word_metadata, sequence.source
                     )
@@ -293,10 +332,7 @@ class Build:
         is_stored = np.ones(len(lengths), dtype=bool)
         limit = self.parameters.max_tokens
         if limit is not None and starts[-1] > limit:
-            order = np.random.default_rng(self.parameters.seed).permutation(len(lengths))
-            is_stored[order] = np.cumsum(lengths[order]) <= limit
-            if not is_stored.any():
-                raise QKSpaceError(f"--max-tokens {limit} is less than one sequence ({lengths[order[0]]} tokens here).")
+            is_stored = _sample(lengths, limit, self.parameters.seed)
         return Tokens(
             token_ids=np.memmap(folder / "ids", dtype="<i4", mode="r"),
             is_special=np.memmap(folder / "special", dtype=bool, mode="r"),
@@ -517,6 +553,23 @@ def _pad_id(checkpoint: Checkpoint) -> int:
     """Return any valid token id; what stands there is masked."""
     pad = checkpoint.tokenizer.pad_token_id
     return 0 if pad is None else int(pad)
+
+
+def _sample(lengths: IntArray, limit: int, seed: int) -> NDArray[np.bool_]:
+    """Choose whole sequences at random, each that still fits, until `limit` tokens are full.
+
+    Raises:
+        QKSpaceError: no sequence is short enough.
+    """
+    chosen = np.zeros(len(lengths), dtype=bool)
+    left = limit
+    for sequence in np.random.default_rng(seed).permutation(len(lengths)):
+        if lengths[sequence] <= left:
+            chosen[sequence] = True
+            left -= int(lengths[sequence])
+    if not chosen.any():
+        raise QKSpaceError(f"--max-tokens {limit} is less than the shortest sequence ({lengths.min()} tokens).")
+    return chosen
 
 
 def _up_to(sequences: IntArray, lengths: IntArray, limit: int) -> IntArray:

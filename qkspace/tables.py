@@ -20,7 +20,7 @@ TOKEN_COLUMNS = (
     *("word", "word_text", "start", "end", "kind"),
 )
 SEQUENCE_COLUMNS = ("sequence", "text", "n_tokens", "window", "source")
-RESERVED = frozenset(TOKEN_COLUMNS + SEQUENCE_COLUMNS)
+RESERVED = frozenset((*TOKEN_COLUMNS, *SEQUENCE_COLUMNS, "fold"))  # fold is added when the index is written
 
 
 def metadata_columns(
