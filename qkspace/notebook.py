@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING, Literal
 
 from qkspace.index import Index
+from qkspace.schema import QKSpaceError
 
 if TYPE_CHECKING:
     from bokeh.document import Document
@@ -35,7 +36,7 @@ def show(
             variable JUPYTER_BOKEH_EXTERNAL_URL says the same.
 
     Raises:
-        QKSpaceError: there is no such layer or head.
+        QKSpaceError: there is no such layer or head, or this is no notebook.
     """
     from bokeh.io import output_notebook
     from bokeh.io import show as show_document
@@ -44,7 +45,11 @@ def show(
     from qkspace.app.document import make_document
 
     index.head(layer, head)
-    output_notebook(INLINE, hide_banner=True)
+    try:
+        output_notebook(INLINE, hide_banner=True)
+    except ModuleNotFoundError as error:  # IPython is what a notebook has
+        message = f"index.show works in a notebook. Here, open the page with `qkspace serve {index.root}`."
+        raise QKSpaceError(message) from error
 
     def page(doc: Document) -> None:
         make_document(doc, index, layer=layer, head=head, theme=theme, address=False)

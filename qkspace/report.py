@@ -23,7 +23,7 @@ SCORE_TITLES = {
     "spearman": "spearman",
     "trustworthiness": "trust",
 }
-GOOD, FAIR = 0.7, 0.4  # recall_1 from which a map is called good, or fair
+VERDICTS = (("good", 0.7, 0.4), ("fair", 0.4, 0.2))  # from which recall_1 and recall_1_content a map is called so
 
 
 def as_json(index: Index) -> dict[str, Any]:
@@ -72,7 +72,11 @@ def score_rows(index: Index, method: str, dims: int) -> tuple[list[str], list[li
     names = [name for name in SCORE_TITLES if f"{method}{dims}_{name}" in table]
     columns = [f"{method}{dims}_{name}" for name in names]
     rows = [
-        [f"L{int(row['layer'])}H{int(row['head'])}", *(_number(row[c]) for c in columns), verdict(row.get(columns[0]))]
+        [
+            f"L{int(row['layer'])}H{int(row['head'])}",
+            *(_number(row[c]) for c in columns),
+            verdict(row[columns[0]], row[columns[2]]),
+        ]
         for row in table.to_dict(orient="records")
         if columns
     ]
@@ -85,11 +89,15 @@ def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.3f}"
 
 
-def verdict(recall_1: float | None) -> str:
-    """Return one word for how far a map can be trusted: good, fair or poor."""
-    if recall_1 is None or math.isnan(recall_1):
+def verdict(recall_1: float, recall_1_content: float) -> str:
+    """Return one word for how far a map can be trusted: good, fair or poor; the worse of all tokens and of content alone."""
+    if math.isnan(recall_1):
         return "not scored"
-    return "good" if recall_1 >= GOOD else "fair" if recall_1 >= FAIR else "poor"
+    content = recall_1 if math.isnan(recall_1_content) else recall_1_content
+    for word, least, least_content in VERDICTS:
+        if recall_1 >= least and content >= least_content:
+            return word
+    return "poor"
 
 
 def in_words(scores: Scores | None) -> list[str]:

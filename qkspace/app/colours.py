@@ -20,7 +20,7 @@ QUERY_COLOUR = {"light": "#1F6FB5", "dark": "#62A9E8"}
 KEY_COLOUR = {"light": "#D9622B", "dark": "#F5A06B"}
 LINK_COLOUR = {"light": "#5B4B8A", "dark": "#D9CDFB"}
 OTHER = {"light": "#7D8694", "dark": "#8F99A8"}
-MISSING = {"light": "#CFD3DA", "dark": "#474E59"}
+MISSING = {"light": "#E1E4E9", "dark": "#333A45"}  # near the background: what has no value is not the news
 CATEGORIES = (
     "#332288",
     "#88CCEE",
@@ -97,6 +97,7 @@ def _query_key(theme: str) -> Colouring:
 
 def _continuous(name: str, values: NDArray[np.floating[Any]], theme: str) -> Colouring:
     """Spread values over the scale between their 1st and 99th percentile, so that an outlier does not take it all."""
+    values = np.where(np.isfinite(values), values, np.nan)
     low, high = np.nanpercentile(values, [1, 99])
     palette = pack([*Cividis256, MISSING[theme]])
     share = (values - low) / (high - low) if high > low else np.zeros_like(values)
@@ -116,7 +117,7 @@ def _categorical(name: str, values: pd.Series[Any], theme: str) -> Colouring:
     counts = text.value_counts()
     named = list(counts.index[: len(palette)])
     number = {kind: i for i, kind in enumerate(named)}
-    code = text.map(number).fillna(len(named)).to_numpy(dtype=int)
+    code = text.map(number).fillna(len(named)).to_numpy(dtype=int, copy=True)
     code[text.isna().to_numpy()] = len(named) + 1
     colours = pack([*palette[: len(named)], OTHER[theme], MISSING[theme]])[code]
     entries = [(str(kind), palette[i], int(counts.iloc[i])) for i, kind in enumerate(named)]

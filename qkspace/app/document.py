@@ -31,13 +31,12 @@ from numpy.typing import NDArray
 from qkspace.app import figures, select, words
 from qkspace.app.colours import KEY_COLOUR, QUERY_COLOUR, QUERY_KEY
 from qkspace.app.select import Kind, Links, Shown, State, Theme, shown_of
-from qkspace.app.style import CARD_CSS, HEADER_CSS, WIDGET_CSS, root_css, variables_css
+from qkspace.app.style import CARD_CSS, HEADER_CSS, THEMES, WIDGET_CSS, root_css, variables_css
 from qkspace.index import Index
 from qkspace.schema import QKSpaceError
 
 HIDE = {"special": "special tokens", "itself": "a token with itself", "first": "the first token"}
 METHODS = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP", "unfold": "unfold"}
-CLICK_PIXELS = 9  # how far from a point a click may be
 
 KEYS_JS = """
 const unframe = (root) => {  // a clicked map needs no dotted frame; it lies too deep for a style sheet of ours
@@ -47,19 +46,24 @@ const unframe = (root) => {  // a clicked map needs no dotted frame; it lies too
   }
 }
 unframe(document)
-if (window.qkspace_keys) return
-window.qkspace_keys = true
+const bound = "qkspace_keys_" + page.id
+if (window[bound]) return
+window[bound] = true
 const step = (select, by) => {
   const at = select.options.indexOf(select.value) + by
   if (at >= 0 && at < select.options.length) select.value = select.options[at]
 }
 document.addEventListener("keydown", (event) => {
+  if (event.altKey || event.ctrlKey || event.metaKey) return  // the browser's own
+  const inside = event.composedPath().some((el) => el instanceof HTMLElement && el.dataset.rootId == page.id)
+  if (notebook && !inside) return  // a notebook has keys of its own
+  if (event.key == "Escape") { page.tags = [(page.tags[0] ?? 0) + 1]; return }
   const target = event.composedPath()[0]
+  if (target instanceof HTMLElement && target.isContentEditable) return
   if (target instanceof HTMLElement && /^(INPUT|SELECT|TEXTAREA)$/.test(target.tagName)) return
   if (target instanceof HTMLElement && target.classList.contains("noUi-handle")) return
   const moves = {ArrowLeft: [head, -1], ArrowRight: [head, 1], ArrowUp: [layer, -1], ArrowDown: [layer, 1]}
   if (event.key in moves) { step(...moves[event.key]); event.preventDefault() }
-  if (event.key == "Escape") clear.tags = [(clear.tags[0] ?? 0) + 1]
 })
 """
 THEME_JS = """
@@ -111,11 +115,14 @@ def make_document(
         layer, head = shown.most_faithful()
     chosen = index.head(layer or 0, head or 0)  # refuses what is not there
     state = State(layer=chosen.layer, head=chosen.head, method=shown.methods[0], theme=theme or "light")
-    page = _Page(shown, state, list(indexes))
+    page = _Page(shown, state, list(indexes), whole=address)
     doc.add_root(page.root)
     doc.title = f"{index.model_name} - qkspace"
     doc.js_on_event(
-        DocumentReady, CustomJS(code=KEYS_JS, args={"layer": page.layer, "head": page.head, "clear": page.root})
+        DocumentReady,
+        CustomJS(
+            code=KEYS_JS, args={"layer": page.layer, "head": page.head, "page": page.root, "notebook": not address}
+        ),
     )
     if theme is None:
         doc.js_on_event(DocumentReady, CustomJS(code=THEME_JS, args={"theme": page.theme}))
@@ -126,7 +133,8 @@ def make_document(
 class _Page:
     """The widgets, sources and state of one visitor."""
 
-    def __init__(self, shown: Shown, state: State, indexes: list[str]) -> None:
+    def __init__(self, shown: Shown, state: State, indexes: list[str], *, whole: bool) -> None:
+        self.whole = whole  # whether the browser shows nothing else
         self.shown, self.index, self.state = shown, shown.index, state
         names = ("query", "key", "own_query", "own_key", "links", "own", "labels", "picked", "heads", "here")
         self.sources = {name: ColumnDataSource() for name in names}
@@ -161,6 +169,7 @@ class _Page:
             ),
             "sentences": ColumnDataSource({"text": sequences["text"].astype(str).tolist()}),
             "place": ColumnDataSource({"name": [""]}),
+            "near": ColumnDataSource({"x": [], "y": [], "kind": [], "index": []}, syncable=False),  # the browser's own
         }
 
     # ---------------------------------------------------------------- widgets
@@ -175,13 +184,13 @@ class _Page:
         methods = [(m, METHODS.get(m, m)) for m in self.shown.methods]
         self.method = Select(title="Map", value=self.state.method, options=methods, name="method", **common)
         self.colour = Select(
-            title="Colour by", value=state.colour, options=self.shown.colour_choices, name="colour", **common
+            title="Colour by", value=state.colour, options=self.shown.colour_labels, name="colour", **common
         )
         self.n_links = Slider(
             title="Strongest pairs linked", start=0, end=1000, step=10, value=state.n_links, name="n_links", **common
         )
         self.threshold = Slider(
-            title="Attention of a link at least",
+            title="Least attention of a linked pair",
             start=0,
             end=1,
             step=0.01,
@@ -204,7 +213,7 @@ class _Page:
         self.hide_title = Div(text='<h2 style="margin:0">Leave out of the links</h2>', **cards)
         self.note = Div(text=self._note(), **cards)
         self.heads_title = Div(text=words.HEADS_TITLE, **cards)
-        self.variables = GlobalInlineStyleSheet(css=variables_css(state.theme))
+        self.variables = GlobalInlineStyleSheet(css=variables_css(state.theme, whole=self.whole))
         self.sheet = InlineStyleSheet(css=root_css(state.theme))
 
     def _note(self) -> str:
@@ -232,6 +241,7 @@ class _Page:
         self.heads.on_event(Tap, self._tap_head)
         refit = CustomJS(args={"plot": self.map, "place": self.sources["place"]}, code=REFIT_JS)
         self.sources["place"].js_on_change("data", refit)
+        self.map.tags = [self.shown.head(self.state).name + self.state.method]
 
     def _layout(self) -> LayoutDOM:
         gap = {"gap": "10px"}
@@ -293,7 +303,7 @@ class _Page:
         """Choose the point that was clicked, or nothing."""
         x_range, width = self.map.x_range, self.map.inner_width or 600
         self.pixel = abs(float(x_range.end) - float(x_range.start)) / width  # in units of the map
-        radius = CLICK_PIXELS * self.pixel
+        radius = figures.CLICK_PIXELS * self.pixel
         self.change(selected=select.nearest(self.shown, self.state, float(event.x), float(event.y), radius))
 
     def _tap_head(self, event: Tap) -> None:
@@ -309,14 +319,21 @@ class _Page:
             return
         old, self.state = self.state, new
         document = self.root.document
-        if document is not None:
-            document.hold("combine")  # the browser gets one message and draws once
+        if document is None:
+            self._show_change(old)
+            return
+        document.hold("combine")  # the browser gets one message and draws once
+        try:
+            self._show_change(old)
+        finally:
+            document.unhold()
+
+    def _show_change(self, old: State) -> None:
+        new = self.state
         self.layer.value, self.head.options, self.head.value = str(new.layer), self._head_options(), str(new.head)
         if new.theme != old.theme:
             self._paint()
         self.show(moved=(new.layer, new.head, new.method) != (old.layer, old.head, old.method))
-        if document is not None:
-            document.unhold()
 
     def show(self, *, moved: bool) -> None:
         """Write what the state asks for into sources and cards; points are only sent when another head or map moved them."""
@@ -347,8 +364,11 @@ class _Page:
     def _paint(self) -> None:
         """Give everything the colours of the theme."""
         theme = self.state.theme
-        self.variables.css, self.sheet.css = variables_css(theme), root_css(theme)
+        self.sheet.css = root_css(theme)
+        self.variables = GlobalInlineStyleSheet(css=variables_css(theme, whole=self.whole))  # one keeps its first text
+        self.root.stylesheets = [self.variables, self.sheet]
         self.theme.label = "Dark" if theme == "light" else "Light"
+        self.n_links.bar_color = self.threshold.bar_color = THEMES[theme]["accent"]
         for plot in (self.map, self.heads):
             figures.paint(plot, theme)
 
@@ -363,6 +383,7 @@ class _Page:
         for kind in select.KINDS:
             place = chosen.place[kind]
             self.sources[f"own_{kind}"].data = {
+                "row": chosen.rows.astype(np.int32),
                 "x": place[:, 0],
                 "y": place[:, 1],
                 "colour": colours[kind][chosen.rows] | np.uint32(0xFF),

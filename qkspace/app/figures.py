@@ -5,9 +5,11 @@ In: data sources that `document` fills. Out: the map of a head, and the small ch
 
 from __future__ import annotations
 
+from bokeh.events import MouseMove
 from bokeh.models import (
     BoxZoomTool,
     ColumnDataSource,
+    CustomJS,
     CustomJSHover,
     HoverTool,
     LinearColorMapper,
@@ -20,19 +22,51 @@ from bokeh.palettes import Cividis256
 from bokeh.plotting import figure
 
 from qkspace.app.colours import KEY_COLOUR, LINK_COLOUR, QUERY_COLOUR
-from qkspace.app.style import FONT, THEMES
+from qkspace.app.style import FONT, THEMES, TOOLBAR_CSS
+
+CLICK_PIXELS = 9  # how far from a point a click, or the mouse for a tooltip, may be
 
 TOOLTIP = f"""
 <div style="width:max-content;max-width:340px;font:13px/1.45 {FONT};background:var(--card,#fff);color:var(--ink,#1D2430);
  margin:-6px;padding:8px 11px;border-radius:3px;white-space:normal;overflow-wrap:anywhere">
- <div style="color:var(--muted,#5D6778)">@row{{before}}<b style="color:var(--ink,#1D2430)">@row{{token}}</b>@row{{after}}</div>
- <div style="margin-top:4px;color:var(--muted,#5D6778)">@row{{where}}</div>
- <div style="margin-top:4px">@row{{partners}}</div>
+ <div style="color:var(--muted,#5D6778)">@index{{before}}<b style="color:var(--ink,#1D2430)">@index{{token}}</b
+ >@index{{after}}</div>
+ <div style="margin-top:4px;color:var(--muted,#5D6778)">@index{{where}}</div>
+ <div style="margin-top:4px">@index{{partners}}</div>
 </div>
 """
 # Everything in a tooltip is put there as text by Bokeh, never as HTML: a corpus may hold anything.
+NEAR_JS = """
+// Find the point nearest to the mouse, as a click would (select.nearest), and keep it in `near` for the tooltip.
+const radius = pixels * Math.abs(plot.x_range.end - plot.x_range.start) / plot.inner_width
+let best = {kind: null, index: -1}
+const seek = (own) => {
+  let least = radius * radius
+  for (const [kind, points, picked] of [["query", query, own_query], ["key", key, own_key]]) {
+    const {x, y} = own ? picked.data : points.data
+    for (let i = 0; i < x.length; i++) {
+      const d = (x[i] - cb_obj.x) ** 2 + (y[i] - cb_obj.y) ** 2
+      if (d < least) {
+        least = d
+        best = {kind, index: own ? points.data.row.indexOf(picked.data.row[i]) : i}
+      }
+    }
+  }
+}
+seek(true)
+if (best.index < 0) seek(false)
+const was = near.data
+if (best.index < 0) {
+  if (was.x.length) near.data = {x: [], y: [], kind: [], index: []}
+} else if (was.kind[0] != best.kind || was.index[0] != best.index) {
+  const points = (best.kind == "query" ? query : key).data
+  near.data = {x: [points.x[best.index]], y: [points.y[best.index]], kind: [best.kind], index: [best.index]}
+}
+"""
 TOOLTIP_JS = """
-const i = special_vars.index
+const kind = near.data.kind[0]
+const i = near.data.index[0]
+const source = kind == "query" ? query : key
 const row = source.data.row[i]
 const t = tokens.data
 const sentence = Array.from(sentences.data.text[t.sentence[row]])  // characters, not UTF-16 units
@@ -43,7 +77,7 @@ if (format == "before" || format == "after") {
   if (format == "before") return (start > 70 ? "\u2026" : "") + sentence.slice(Math.max(0, start - 70), start).join("")
   return sentence.slice(end, end + 70).join("") + (sentence.length > end + 70 ? "\u2026" : "")
 }
-if (format == "where") return `${kind} \u00b7 ${place.data.name[0]} \u00b7 position ${t.position[row]} of ${t.length[row]}`
+if (format == "where") return `${kind} \u00b7 ${place.data.name[0]} \u00b7 token ${t.position[row] + 1} of ${t.length[row]}`
 const named = []
 for (let k = 0; k < 3; k++) {
   const other = source.data["partner" + k][i]
@@ -59,7 +93,7 @@ def map_figure(sources: dict[str, ColumnDataSource], theme: str, n_points: int) 
 
     sources: "query" and "key" (row, x, y, colour, partner0.., weight0..), "own_query" and "own_key" (x, y, colour; the
     clicked token's sequence), "links" and "own" (x0, y0, x1, y1, alpha, width), "labels" (x, y, text, colour), "picked"
-    (x, y), and for tooltips "tokens", "sentences" and "place".
+    (x, y), and for tooltips "near" (x, y, kind, index), "tokens", "sentences" and "place".
     """
     plot = figure(
         sizing_mode="stretch_both",
@@ -74,6 +108,7 @@ def map_figure(sources: dict[str, ColumnDataSource], theme: str, n_points: int) 
     )
     plot.toolbar.active_scroll = plot.select_one(WheelZoomTool)
     plot.toolbar.logo = None
+    plot.toolbar.stylesheets = [TOOLBAR_CSS]
     plot.segment("x0", "y0", "x1", "y1", source=sources["links"], line_alpha="alpha", line_width="width", name="links")
     glyphs = {}
     small = n_points > 8_000
@@ -86,10 +121,8 @@ def map_figure(sources: dict[str, ColumnDataSource], theme: str, n_points: int) 
             size=size,
             fill_color="colour",
             line_color=None,
-            hit_dilation=2,
             name=kind,
         )
-        plot.add_tools(_hover(kind, glyphs[kind], sources))
     plot.segment("x0", "y0", "x1", "y1", source=sources["own"], line_alpha="alpha", line_width="width", name="own")
     for kind, marker, size in (("key", "diamond", 11), ("query", "circle", 7.5)):
         plot.scatter(
@@ -122,6 +155,7 @@ def map_figure(sources: dict[str, ColumnDataSource], theme: str, n_points: int) 
         y_offset=-4,
         name="labels",
     )
+    _add_tooltips(plot, sources)
     for axis_range in (plot.x_range, plot.y_range):
         axis_range.renderers = list(glyphs.values())
         axis_range.range_padding = 0.06
@@ -130,24 +164,21 @@ def map_figure(sources: dict[str, ColumnDataSource], theme: str, n_points: int) 
     return plot
 
 
-def _hover(kind: str, renderer: object, sources: dict[str, ColumnDataSource]) -> HoverTool:
-    code = CustomJSHover(
-        code=TOOLTIP_JS,
-        args={
-            "source": sources[kind],
-            "tokens": sources["tokens"],
-            "sentences": sources["sentences"],
-            "place": sources["place"],
-            "kind": kind,
-        },
-    )
-    return HoverTool(
-        renderers=[renderer],
-        tooltips=TOOLTIP,
-        formatters={"@row": code},
-        point_policy="snap_to_data",
-        limit=1,
-        description=f"tooltips of {'queries' if kind == 'query' else 'keys'}",
+def _add_tooltips(plot: figure, sources: dict[str, ColumnDataSource]) -> None:
+    """Show a tooltip for the point nearest to the mouse: the one that a click there would choose."""
+    names = ("query", "key", "own_query", "own_key", "near")
+    points = {name: sources[name] for name in names}
+    plot.js_on_event(MouseMove, CustomJS(code=NEAR_JS, args={**points, "plot": plot, "pixels": CLICK_PIXELS}))
+    target = plot.scatter("x", "y", source=sources["near"], size=2 * CLICK_PIXELS + 2, alpha=0, name="near")
+    texts = {name: sources[name] for name in ("tokens", "sentences", "place")}
+    plot.add_tools(
+        HoverTool(
+            renderers=[target],
+            tooltips=TOOLTIP,
+            formatters={"@index": CustomJSHover(code=TOOLTIP_JS, args={**points, **texts})},
+            point_policy="snap_to_data",
+            visible=False,
+        )
     )
 
 
@@ -182,9 +213,8 @@ def heads_figure(source: ColumnDataSource, here: ColumnDataSource, n_layers: int
         HoverTool(renderers=[heads], tooltips="L@{layer}H@{head}: nearest key is the right one for @recall{0 %}")
     )
     plot.xaxis.axis_label, plot.yaxis.axis_label = "head", "layer"
-    plot.xaxis.ticker = plot.yaxis.ticker = list(
-        range(0, max(n_layers, n_heads), 1 if max(n_layers, n_heads) <= 16 else 4)
-    )
+    for axis, n in ((plot.xaxis, n_heads), (plot.yaxis, n_layers)):
+        axis.ticker = list(range(0, n, 1 if n <= 10 else 2 if n <= 20 else 8))
     plot.grid.visible = False
     return plot
 
@@ -193,7 +223,7 @@ def paint(plot: figure, theme: str) -> None:
     """Give a figure the colours of a theme."""
     colours = THEMES[theme]
     plot.background_fill_color = colours["plot"] if plot.name == "map" else colours["card"]
-    plot.border_fill_color = colours["card"]
+    plot.border_fill_color = None  # the card behind shows through
     plot.outline_line_color = colours["line"] if plot.name == "map" else None
     plot.grid.grid_line_color = colours["grid"]
     for axis in plot.axis:

@@ -6,7 +6,7 @@ two states and share only what is read from disk.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from qkspace.app.colours import QUERY_KEY, Colouring, colour_tokens, colourable
+from qkspace.app.colours import QUERY_KEY, Colouring, Legend, colour_tokens, colourable
 from qkspace.index import Head, Index, View, attend, strongest
 from qkspace.schema import FloatArray, IntArray, QKSpaceError
 
@@ -25,7 +25,7 @@ N_LABELS = 6  # partners of the clicked point that are labelled on the map
 MAX_TOKENS = 30_000  # drawn at once; a larger index shows whole sequences chosen at random
 LEAST_SHOWN = 0.02  # attention below which a clicked token is not joined to a partner
 N_TOP = 3  # partners of a point that its tooltip lists
-FREQUENCY, NORM = "token frequency", "norm"
+FREQUENCY, NORM = "how often the token occurs", "length of the vector"  # names no column of a corpus has
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +107,13 @@ class Shown:
     def colour_choices(self) -> list[str]:
         """What points can be coloured by."""
         return [QUERY_KEY, *colourable(self.index.tokens), NORM, FREQUENCY]
+
+    @property
+    def colour_labels(self) -> list[tuple[str, str]]:
+        """The choices with what the page calls them."""
+        ours = {"kind": "kind of token", "position": "position in the sequence"}
+        mine = {QUERY_KEY, NORM, FREQUENCY}
+        return [(c, c if c in mine else ours.get(c, f"{c} (of the corpus)")) for c in self.colour_choices]
 
     @cached_property
     def frequency(self) -> pd.Series[Any]:
@@ -194,11 +201,13 @@ def colouring(shown: Shown, state: State) -> Colouring:
         n = shown.index.n_tokens
         return Colouring(np.repeat(colours.query, n), np.repeat(colours.key, n), colours.legend)
     if state.colour == FREQUENCY:
-        return colour_tokens("log10 of the token's count", shown.frequency, state.theme)
+        colours = colour_tokens(FREQUENCY, shown.frequency, state.theme)
+        low, high = (f"{10 ** float(end):,.0f}" for end in np.nanpercentile(shown.frequency, [1, 99]))
+        return replace(colours, legend=Legend(f"{FREQUENCY} (logarithmic)", (), low, high))
     if state.colour == NORM:
         head = shown.head(state)
         both = np.linalg.norm(np.concatenate([head.query, head.key]), axis=1)
-        colours = colour_tokens("length of the captured vector", pd.Series(both), state.theme)
+        colours = colour_tokens("length of the vector, as captured", pd.Series(both), state.theme)
         return Colouring(colours.query[: len(head.query)], colours.key[len(head.query) :], colours.legend)
     if state.colour not in shown.colour_choices:
         raise QKSpaceError(f"No column {state.colour!r} to colour by; there are {', '.join(shown.colour_choices)}.")
@@ -244,7 +253,7 @@ def selected_links(shown: Shown, state: State) -> Links:
     rows = shown.sequence_rows(row)
     weight = selected_attention(shown, state)
     others = np.arange(rows.start, rows.stop)
-    keep = weight >= min(state.threshold, LEAST_SHOWN)
+    keep = weight >= LEAST_SHOWN
     clicked = np.full(len(others), row)
     query, key = (clicked, others) if kind == "query" else (others, clicked)
     return _links(shown.view(state), query[keep], key[keep], weight[keep])

@@ -14,11 +14,12 @@ from html import escape
 from pathlib import Path
 
 from bokeh.document import Document
-from bokeh.models import Div
+from bokeh.models import Div, GlobalInlineStyleSheet, InlineStyleSheet
 
 from qkspace import store
 from qkspace.app.document import make_document
 from qkspace.app.select import Theme
+from qkspace.app.style import FONT
 from qkspace.console import Console
 from qkspace.index import Index
 from qkspace.schema import QKSpaceError
@@ -55,9 +56,12 @@ def fill(doc: Document, roots: Sequence[Path], arguments: Mapping[str, Sequence[
         make_document(doc, index, layer=layer, head=head, theme=_theme(arguments), indexes=[r.name for r in served])
     except QKSpaceError as error:
         doc.title = "qkspace"
-        doc.add_root(
-            Div(text=f"<h2>qkspace</h2><p>{escape(str(error))}</p>", styles={"margin": "40px", "max-width": "60em"})
-        )
+        sheets = [
+            GlobalInlineStyleSheet(css=":root { color-scheme: light dark; }"),
+            InlineStyleSheet(css=f":host {{ color: CanvasText; font: 14px/1.5 {FONT}; overflow-wrap: anywhere; }}"),
+        ]
+        text = f"<h2>qkspace</h2><p>{escape(str(error))}</p>"
+        doc.add_root(Div(text=text, styles={"margin": "40px", "max-width": "60em"}, stylesheets=sheets))
 
 
 def _chosen(roots: list[Path], name: str | None) -> Path:
@@ -65,6 +69,12 @@ def _chosen(roots: list[Path], name: str | None) -> Path:
         raise QKSpaceError(
             f"No index in {OUT.resolve()}. Make one with `qkspace build`, or name one: "
             "bokeh serve qkspace/app --args --index out/NAME"
+        )
+    names = [root.name for root in roots]
+    twice = sorted({each for each in names if names.count(each) > 1})
+    if twice:
+        raise QKSpaceError(
+            f"Several of the served indexes are called {', '.join(twice)}: rename a folder, so that each can be asked for."
         )
     if name is None:
         return roots[0]
@@ -81,7 +91,7 @@ def _text(arguments: Mapping[str, Sequence[bytes]], name: str) -> str | None:
 
 def _number(arguments: Mapping[str, Sequence[bytes]], name: str) -> int | None:
     text = _text(arguments, name)
-    if text is not None and not text.isdecimal():
+    if text is not None and not (text.isdecimal() and len(text) < 10):
         raise QKSpaceError(f"The address asks for {name} {text!r}; expected a number.")
     return None if text is None else int(text)
 
@@ -146,4 +156,6 @@ def _free_port(address: str) -> int:
 
 def _origins(address: str, port: int) -> list[str]:
     """Return the names under which a browser may reach the server."""
+    if address in ("0.0.0.0", "::"):  # open to the network because the user asked for it: by whatever name it is called
+        return [f"*:{port}"]
     return sorted({f"{name}:{port}" for name in ("localhost", "127.0.0.1", address)})

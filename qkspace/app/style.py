@@ -43,11 +43,11 @@ THEMES = {
 FONT = "Inter, 'Segoe UI', system-ui, 'Noto Sans', 'Noto Sans CJK JP', sans-serif"
 
 
-def variables_css(theme: str) -> str:
-    """Return the variables of a theme for everything that Bokeh hangs beside the page's root (tooltips), and the root."""
+def variables_css(theme: str, *, whole: bool) -> str:
+    """Return the variables of a theme for the root and what Bokeh hangs beside it; `whole`: colour the browser's page too."""
     colours = {**THEMES[theme], "query": QUERY_COLOUR[theme], "key": KEY_COLOUR[theme]}
     variables = " ".join(f"--{name}: {value};" for name, value in colours.items())
-    return f":root {{ {variables} background: var(--page); }}"
+    return f":root {{ {variables} {'background: var(--page);' if whole else ''} }}"
 
 
 def root_css(theme: str) -> str:
@@ -67,6 +67,7 @@ WIDGET_CSS = f"""
   background: var(--field); color: var(--ink); border: 1px solid var(--line); border-radius: 6px; font-size: 13px;
 }}
 .bk-btn:hover {{ border-color: var(--accent); color: var(--accent); }}
+select.bk-input {{ appearance: auto !important; background-image: none !important; }}
 .noUi-target {{ background: var(--line); border: none; box-shadow: none; height: 5px; border-radius: 3px; }}
 .noUi-connect {{ background: var(--accent); }}
 .noUi-horizontal .noUi-handle, .noUi-handle {{
@@ -76,6 +77,8 @@ WIDGET_CSS = f"""
 .noUi-handle::before, .noUi-handle::after {{ display: none; }}
 input[type=checkbox] {{ accent-color: var(--accent); }}
 """
+
+TOOLBAR_CSS = ".bk-divider { background-color: var(--line) !important; }"
 
 CARD_CSS = f"""
 :host {{ color: var(--ink); font: 13px/1.45 {FONT}; display: block; width: 100%; }}
@@ -97,6 +100,8 @@ table {{ border-collapse: collapse; width: 100%; font-size: 12px; }}
 td {{ padding: 2px 0; vertical-align: middle; }}
 td.number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; padding-left: 8px; }}
 td.name {{ color: var(--muted); }}
+.why {{ text-decoration: underline dotted; text-underline-offset: 3px; cursor: help; }}
+.entries.two {{ display: grid; grid-template-columns: 1fr 1fr; column-gap: 14px; }}
 .swatch {{ display: inline-block; width: 10px; height: 10px; border-radius: 50%; margin-right: 7px; flex: none; }}
 .swatch.key {{ border-radius: 2px; transform: rotate(45deg) scale(.86); }}
 .entry {{ display: flex; align-items: center; line-height: 1.6; }}
@@ -104,9 +109,9 @@ td.name {{ color: var(--muted); }}
 .entry .count {{ color: var(--muted); font-size: 12px; font-variant-numeric: tabular-nums; padding-left: 8px; }}
 .scale {{ height: 10px; border-radius: 5px; margin: 4px 0 2px; }}
 .sentence {{ line-height: 1.95; overflow-wrap: anywhere; }}
-.token {{ border-radius: 3px; padding: 1px 0; white-space: pre-wrap; }}
+.token {{ border-radius: 3px; padding: 1px 0; white-space: pre-wrap; box-decoration-break: clone; }}
 .token.clicked {{ outline: 2px solid var(--ink); outline-offset: 0; font-weight: 650; }}
-.token.special {{ font-size: 11px; color: var(--muted); }}
+.token.special {{ font-size: 11px; }}
 .bar {{ height: 8px; border-radius: 4px; min-width: 1px; }}
 details > summary {{ cursor: pointer; color: var(--muted); font-size: 12px; }}
 code {{ font-size: 12px; }}
@@ -117,7 +122,8 @@ HEADER_CSS = f"""
 :host {{ font: 13px/1.4 {FONT}; color: var(--ink); display: block; }}
 .brand {{ font-size: 17px; font-weight: 700; letter-spacing: -.01em; margin-right: 14px; }}
 .brand span {{ color: var(--accent); }}
-.what {{ color: var(--muted); white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }}
+.what {{ color: var(--muted); min-width: 0; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }}
 .what b {{ color: var(--ink); font-weight: 600; }}
+.bk-clearfix {{ width: 100%; }}
 .line {{ display: flex; align-items: baseline; height: 34px; line-height: 34px; overflow: hidden; }}
 """

@@ -13,7 +13,7 @@ import numpy as np
 from bokeh.palettes import Cividis256
 
 from qkspace.app.colours import KEY_COLOUR, QUERY_COLOUR, Legend
-from qkspace.app.select import Shown, State, selected_attention
+from qkspace.app.select import LEAST_SHOWN, Shown, State, selected_attention
 from qkspace.report import in_words, verdict
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def head_card(shown: Shown, state: State) -> str:
     """Say how far the map of a head can be trusted, what the head does, and how its vectors were normalised."""
     view, head = shown.view(state), shown.head(state)
     scores = view.scores
-    word = verdict(None if scores is None else scores.recall_1)
+    word = "not scored" if scores is None else verdict(scores.recall_1, scores.recall_1_content)
     table = shown.head_table
     row = table[(table["layer"] == state.layer) & (table["head"] == state.head)].iloc[0]
     sentences = in_words(scores)
@@ -73,7 +73,8 @@ def head_card(shown: Shown, state: State) -> str:
             '<p class="poor"><b>Do not read attention off this map:</b> look at the links and the sentence instead.</p>'
         )
     statistics = "".join(
-        f'<tr title="{escape(explanation)}"><td class="name">{name}</td><td class="number">{_statistic(row, column)}</td></tr>'
+        f'<tr><td class="name"><span class="why" title="{escape(explanation)}">{name}</span></td>'
+        f'<td class="number">{_statistic(row, column)}</td></tr>'
         for column, (name, explanation) in EXPLAIN.items()
     )
     badge = f'<span class="badge {word if word in ("good", "fair", "poor") else "muted"}">{word} map</span>'
@@ -92,10 +93,11 @@ def head_card(shown: Shown, state: State) -> str:
 def gauge_words(gauge: Gauge) -> str:
     """Say what was done to the vectors before the projection; attention is the same before and after."""
     scale = "" if abs(math.log(gauge.scale)) < 1e-9 else f"queries divided and keys multiplied by {gauge.scale:.3g}, "
+    done = f"{MATRICES.get(gauge.matrix_name, '')}{scale}{TRANSLATIONS[gauge.translation_name]}"
     return (
-        f"{MATRICES.get(gauge.matrix_name, '')}{scale}{TRANSLATIONS[gauge.translation_name]}. None of this changes "
-        "attention; it was chosen because it makes distance on the map follow attention most closely."
-    ).capitalize()
+        f"{done[0].upper()}{done[1:]}. None of this changes attention; it was chosen because it makes distance on the map "
+        "follow attention most closely."
+    )
 
 
 def _score_table(shown: Shown, state: State) -> str:
@@ -141,17 +143,22 @@ def legend(what: Legend, *, markers: bool) -> str:
             f"<span>{escape(what.high)} or more</span></div>"
         )
     else:
-        body = "".join(
+        entries = "".join(
             f'<div class="entry"><span class="swatch{" key" if i and what.title == "Query and key" else ""}" '
             f'style="background:{colour}"></span><span class="label" title="{escape(name)}">{escape(name)}</span>'
             f'<span class="count">{"" if count < 0 else f"{count:,}"}</span></div>'
             for i, (name, colour, count) in enumerate(what.entries)
         )
+        body = f'<div class="entries{" two" if len(what.entries) > 4 else ""}">{entries}</div>'
     if markers:
         body += (
             '<div class="entry small muted" style="margin-top:4px"><span class="swatch" style="background:var(--muted)"></span>'
             'query<span style="width:14px"></span><span class="swatch key" style="background:var(--muted)"></span>key</div>'
         )
+    body += (
+        '<p class="small muted" style="margin:6px 0 0">The stronger a line, the more attention. After a click: a ring around '
+        f"the point, its sequence drawn large, its links from {LEAST_SHOWN:.0%} of attention on.</p>"
+    )
     return f'<div class="card">{title}{body}</div>'
 
 
@@ -181,7 +188,7 @@ def token_card(shown: Shown, state: State) -> str:
         f'<div class="card"><h2>What &ldquo;{escape(text[at])}&rdquo; {what}</h2>'
         f'<div class="sentence">{_sentence(tokens, text, special, attention, at, kind)}</div>'
         f'<p class="small muted" style="margin-top:6px">{says} Sequence {int(tokens["sequence"].iloc[0])}, '
-        f"position {at} of {len(text)}.</p><table>{_partners(text, attention, order, kind, state.theme)}</table></div>"
+        f"token {at + 1} of {len(text)}.</p><table>{_partners(text, attention, order, kind, state.theme)}</table></div>"
     )
 
 
@@ -210,8 +217,9 @@ def _partners(text: np.ndarray, attention: np.ndarray, order: np.ndarray, kind: 
     colour = KEY_COLOUR[theme] if kind == "query" else QUERY_COLOUR[theme]
     largest = max(float(attention[order[0]]), 1e-9)
     return "".join(
-        f'<tr><td style="max-width:110px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap">{escape(text[i])} '
-        f'<span class="muted small">{i}</span></td><td style="width:55%"><div class="bar" style="background:{colour};'
+        f'<tr><td style="max-width:110px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap" '
+        f'title="{escape(text[i])}">{escape(text[i])}</td><td class="number muted small" style="padding:0 8px">{i + 1}</td>'
+        f'<td style="width:50%"><div class="bar" style="background:{colour};'
         f'width:{100 * float(attention[i]) / largest:.1f}%"></div></td>'
         f'<td class="number">{100 * float(attention[i]):.1f} %</td></tr>'
         for i in order
