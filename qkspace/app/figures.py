@@ -159,8 +159,6 @@ def map_figure(sources: dict[str, ColumnDataSource], theme: str, n_points: int) 
     for axis_range in (plot.x_range, plot.y_range):
         axis_range.renderers = list(glyphs.values())
         axis_range.range_padding = 0.06
-    plot.xaxis.axis_label = "first axis of the map"
-    plot.yaxis.axis_label = "second axis of the map"
     return plot
 
 

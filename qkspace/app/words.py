@@ -156,8 +156,9 @@ def legend(what: Legend, *, markers: bool) -> str:
             'query<span style="width:14px"></span><span class="swatch key" style="background:var(--muted)"></span>key</div>'
         )
     body += (
-        '<p class="small muted" style="margin:6px 0 0">The stronger a line, the more attention. After a click: a ring around '
-        f"the point, its sequence drawn large, its links from {LEAST_SHOWN:.0%} of attention on.</p>"
+        '<p class="small muted" style="margin:6px 0 0">Only nearness counts: the axes mean nothing by themselves. The stronger '
+        "a line, the more attention. After a click: a ring around the point, its sequence drawn large, its links from "
+        f"{LEAST_SHOWN:.0%} of attention on.</p>"
     )
     return f'<div class="card">{title}{body}</div>'
 
