@@ -41,7 +41,7 @@ def build(
     out: str | Path,
     overwrite: bool = False,
     progress: bool = True,
-    **options: Any,  # the fields of qkspace.pipeline.Parameters
+    **options: Any,  # the fields of qkspace.plan.Parameters
 ) -> Index:
     """Make an index of a checkpoint and a corpus, or go on with an unfinished one, and return it.
 
@@ -51,7 +51,7 @@ def build(
         out: folder of the index.
         overwrite: replace an index of something else that stands there.
         progress: show progress bars.
-        **options: what `qkspace.pipeline.Parameters` lists, such as methods=["pca"], dims=[2], max_tokens=10_000.
+        **options: what `qkspace.plan.Parameters` lists, such as methods=["pca"], dims=[2], max_tokens=10_000.
 
     Raises:
         QKSpaceError: something about model, corpus, options or disk that needs the user.

@@ -331,7 +331,9 @@ def _allowed_counts(layer: LayerSpec, inside: Tensor) -> Tensor:
 
 
 def _refuse_overflow(values: Tensor, what: str) -> None:
-    """Raise where a float16 is infinite or nan; read as integers, which is several times faster than asking torch."""
+    """Raise where a number is infinite or nan; float16 is read as integers, several times faster than asking for it."""
     bits = values.numpy()
+    if bits.dtype == np.float32 and not np.isfinite(bits).all():
+        raise QKSpaceError(f"{what} has a component that is infinite or not a number. Try --dtype float32.")
     if bits.dtype == np.float16 and bits.size and (bits.view(np.uint16) << 1).max() >= 0xF800:
         raise QKSpaceError(f"{what} has a component beyond 65,504, too large for float16. Use --storage float32.")

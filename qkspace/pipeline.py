@@ -12,17 +12,16 @@ its marker in `qkspace-work/` or its file stands; a killed build that is run aga
 from __future__ import annotations
 
 import datetime
-import hashlib
 import os
 import platform
 import shutil
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +40,10 @@ from qkspace.extract import (
     plan_units,
 )
 from qkspace.index import Index
-from qkspace.model import Checkpoint, Device, DType, context_length, identity, load
-from qkspace.schema import FloatArray, HeadSample, IntArray, LayerSpec, QKSpaceError, TextSequence
+from qkspace.maps import HeadMaps, SampleRows, make_maps
+from qkspace.model import Checkpoint, context_length, identity, load
+from qkspace.plan import Parameters, is_unfinished, refuse_other, request_of
+from qkspace.schema import IntArray, LayerSpec, QKSpaceError, TextSequence
 
 if TYPE_CHECKING:
     from qkspace.capture import Check
@@ -51,67 +52,7 @@ MAX_LENGTH = 1024  # tokens of a sequence, unless asked for otherwise; the model
 FIT_TOKENS = SCORE_TOKENS = 6_000  # a map is fitted on that many tokens of one part of the corpus, scored on another
 HELD_OUT = 0.25  # the share of sequences that no map is fitted on
 CORPUS_CLASH = "corpus_corpus"  # a column "corpus" of the corpus, where ours names the source
-PLACE_TOKENS = 65_536  # placed on a map at once
 CHECK_SEQUENCES, CHECK_TOKENS = 6, 96
-
-
-@dataclass(frozen=True, slots=True)
-class Parameters:
-    """How an index is made; everything here but `device` and `n_jobs` decides what is in it.
-
-    methods and dims: the maps, each method in each number of dimensions. max_tokens: whole sequences are sampled at
-    random with `seed` until that many tokens are stored (None stores all); statistics run over all that is read.
-    max_length: tokens of a sequence, None for the model's context, at most 1,024. long: "split" a longer sequence into
-    windows, or "cut" it after the first. storage: type of the stored vectors. top_k: attended keys kept for each query.
-    batch_tokens: padded tokens of a forward pass. name: what to call the model. The rest says how the corpus is read
-    (`corpus.read`) and the model is loaded (`model.load`).
-    """
-
-    methods: tuple[str, ...] = ("pca",)
-    dims: tuple[int, ...] = (2, 3)
-    normalise: str = "auto"
-    max_tokens: int | None = None
-    max_length: int | None = None
-    long: Literal["split", "cut"] = "split"
-    seed: int = 0
-    storage: Literal["float16", "float32"] = "float16"
-    top_k: int = 8
-    batch_tokens: int = 4096
-    dtype: DType = "auto"
-    revision: str | None = None
-    trust_remote_code: bool = False
-    format: str | None = None
-    text_column: str | None = None
-    unit: Literal["line", "paragraph"] = "line"
-    split: str | None = None
-    config: str | None = None
-    encoding: str = "utf-8"
-    name: str | None = None
-    device: Device = "auto"
-    n_jobs: int | None = None
-
-    def __post_init__(self) -> None:
-        from qkspace.normalise import Method
-        from qkspace.project import METHODS
-
-        if self.normalise not in get_args(Method):
-            raise QKSpaceError(
-                f"Unknown normalisation {self.normalise!r}; choose one of {', '.join(get_args(Method))}."
-            )
-        for name in ("max_tokens", "max_length", "top_k", "batch_tokens", "n_jobs"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise QKSpaceError(f"{name} must be at least 1; got {value}.")
-        for method in self.methods:
-            if method not in METHODS:
-                raise QKSpaceError(f"Unknown projection {method!r}; choose among {', '.join(METHODS)}.")
-        if not self.methods or not self.dims or not set(self.dims) <= {2, 3}:
-            raise QKSpaceError(f"Give at least one method, and dims of 2, 3 or both; got {self.methods}, {self.dims}.")
-
-    @property
-    def maps(self) -> list[tuple[str, int]]:
-        """The maps of each head: (method, dims)."""
-        return [(method, dims) for method in dict.fromkeys(self.methods) for dims in dict.fromkeys(self.dims)]
 
 
 def build(
@@ -146,7 +87,7 @@ def build(
     root = Path(out)
     store.refuse_foreign(root)
     with store.disk_errors(root):
-        if overwrite and not _is_unfinished(root, model, sources, parameters):
+        if overwrite and not is_unfinished(root, model, sources, parameters):
             store.clear(root)
         if (root / store.MANIFEST).exists():
             index = Index(root)
@@ -155,7 +96,7 @@ def build(
                     f"{root} is an index already, and whether standard input holds the same text cannot be told. "
                     "Use --overwrite, or another --out."
                 )
-            _same(index.manifest["made_from"], _request(model, sources, parameters), root)
+            refuse_other(index.manifest["made_from"], request_of(model, sources, parameters), root)
             console.say(f"{root} is already built: nothing to do.")
             store.end_work(root)  # a build killed at its very end may have left it
             return index
@@ -163,58 +104,6 @@ def build(
             Build(model, sources, root, parameters, console).run()
             store.end_work(root)
     return Index(root)
-
-
-def _is_unfinished(root: Path, model: str, sources: list[str], parameters: Parameters) -> bool:
-    """Tell whether an unfinished build of just this is there, which --overwrite goes on with."""
-    plan = root / store.WORK / "plan.json"
-    if (root / store.MANIFEST).exists() or not plan.exists():
-        return False
-    return store.read_json(plan) == _request(model, sources, parameters)
-
-
-def _request(model: str, sources: list[str], parameters: Parameters) -> dict[str, Any]:
-    """Return everything that decides the content of an index, as JSON would give it back."""
-    what = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(parameters).items()}
-    for name in ("device", "n_jobs"):
-        what.pop(name)
-    files = {name: _content(Path(name)) for name in sources}
-    checkpoint = {"source": _place(model), "content": _content(Path(model))}
-    return {"model": checkpoint, "corpus": [{"source": _place(s), "content": c} for s, c in files.items()], **what}
-
-
-def _place(name: str) -> str:
-    return str(Path(name).resolve()) if Path(name).exists() else name
-
-
-def _content(path: Path) -> str | None:
-    """Return a digest of a file's content, or of the files in a folder; None for what is neither.
-
-    Of a file in a folder (a checkpoint may be huge) up to 1,024 evenly spaced blocks are read: enough to notice any
-    training step.
-    """
-    if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    if not path.is_dir():
-        return None
-    digest = hashlib.sha256()
-    for inner in sorted(p for p in path.rglob("*") if p.is_file()):
-        size = inner.stat().st_size
-        digest.update(f"{inner.relative_to(path)} {size}".encode())
-        with inner.open("rb") as file:
-            for start in range(0, size, max(4096, size // 1024)):
-                file.seek(start)
-                digest.update(file.read(4096))
-    return digest.hexdigest()
-
-
-def _same(found: dict[str, Any], asked: dict[str, Any], root: Path) -> None:
-    """Refuse to go on with, or to return, an index of something else."""
-    different = sorted(name for name in asked if found.get(name) != asked[name])
-    if different:
-        changes = "; ".join(f"{name} was {found.get(name)!r}, now {asked[name]!r}" for name in different[:3])
-        raise QKSpaceError(f"{root} is an index of something else ({changes}). Use --overwrite, or another --out.")
 
 
 class Build:
@@ -226,11 +115,11 @@ class Build:
 
     def run(self) -> None:
         """Run every stage, each from where it was left."""
-        request = _request(self.model, self.sources, self.parameters)
+        request = request_of(self.model, self.sources, self.parameters)
         store.sweep(self.root)
         plan = self.work / "plan.json"
         if (self.work / "read.json").exists():  # before that nothing was finished that could be of something else
-            _same(store.read_json(plan), request, self.root)
+            refuse_other(store.read_json(plan), request, self.root)
             self.console.say(f"Going on with the unfinished build in {self.root}")
         else:
             store.write_json(plan, request)
@@ -260,7 +149,7 @@ class Build:
         seen = self.work / "model.json"
         if not (self.work / "read.json").exists():
             store.write_json(seen, who)
-        _same(store.read_json(seen), who, self.root)
+        refuse_other(store.read_json(seen), who, self.root)
 
     # ---------------------------------------------------------------- reading
 
@@ -435,7 +324,10 @@ class Build:
         """Tell whether a unit has its marker and its rows are what was written, also after a loss of power."""
         if not self._marker(unit).exists():
             return False
-        expected = store.read_arrays(self._marker(unit))["crc32"]
+        try:
+            expected = store.read_arrays(self._marker(unit))["crc32"]
+        except QKSpaceError:  # a marker damaged since is none: the unit is done again
+            return False
         blocks = (layer[field.name].read(unit.row, unit.n_rows) for layer in files for field in fields(LayerRows))
         return np.array_equal(expected, np.asarray([zlib.crc32(block) for block in blocks], dtype=np.uint32))
 
@@ -582,68 +474,3 @@ def _ranges(first: IntArray, lengths: IntArray) -> tuple[IntArray, IntArray]:
     """Return the indices of ranges laid end to end, and where each range starts among them."""
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     return np.arange(starts[-1]) + np.repeat(first - starts[:-1], lengths), starts
-
-
-@dataclass(frozen=True, slots=True)
-class SampleRows:
-    """Some whole sequences of the index: rows (token), starts (sequence + 1), is_special and is_first (token)."""
-
-    rows: IntArray
-    starts: IntArray
-    is_special: NDArray[np.bool_]
-    is_first: NDArray[np.bool_]
-
-    def sample(self, query: FloatArray, key: FloatArray, layer: LayerSpec) -> HeadSample:
-        """Join a head's vectors of these rows; the first token of a decoder is no content, being the usual sink."""
-        is_content = ~self.is_special & ~(self.is_first & layer.causal)
-        return HeadSample(query, key, self.starts, is_content, layer)
-
-
-@dataclass(frozen=True, slots=True)
-class HeadMaps:
-    """The maps to make of one head."""
-
-    root: str
-    layer_number: int
-    head: int
-    layer: LayerSpec
-    maps: tuple[tuple[str, int], ...]
-    normalise: str
-    seed: int
-
-
-def make_maps(job: HeadMaps, fit: SampleRows, score: SampleRows) -> None:
-    """Normalise, project and score one head, and write each map; runs in a process of its own."""
-    from qkspace import fidelity, project
-    from qkspace.normalise import normalise
-
-    root = Path(job.root)
-    query_path, key_path = (root / name / f"L{job.layer_number:02d}.npy" for name in ("query", "key"))
-    kv_head = job.head // (job.layer.n_heads // job.layer.n_kv_heads)
-
-    def vectors(rows: IntArray | slice) -> tuple[FloatArray, FloatArray]:
-        """Read some rows; the file is opened each time, so that what was read before need not stay in memory."""
-        query, key = store.read_array(query_path)[job.head], store.read_array(key_path)[kv_head]  # (token, d_head)
-        return store.float_array(query[rows]), store.float_array(key[rows])
-
-    fit_sample = fit.sample(*vectors(fit.rows), job.layer)
-    score_sample = score.sample(*vectors(score.rows), job.layer)
-    n_tokens = store.read_array(query_path).shape[1]
-    for method, dims in job.maps:
-        gauge = normalise(fit_sample, dims=dims, method=job.normalise)  # type: ignore[arg-type]  # checked there
-        projection = project.fit(method, gauge.apply_to(fit_sample), dims=dims, seed=job.seed)
-        arrays = {f"gauge.{k}": v for k, v in gauge.arrays().items()}
-        arrays |= {f"projection.{k}": v for k, v in projection.arrays().items()}
-        if len(score.rows):
-            held_out = gauge.apply_to(score_sample)
-            scores = fidelity.score(held_out, projection.transform(held_out.query, held_out.key), seed=job.seed)
-            arrays |= {f"scores.{k}": np.asarray(v) for k, v in asdict(scores).items()}
-        with store.disk_errors(root):
-            positions, state = (
-                store.map_path(root, method, dims, job.layer_number, job.head, s) for s in ("npy", "npz")
-            )
-            with store.writing_rows(positions, (2, n_tokens, dims), "float32") as file:  # (query or key, token, dims)
-                for start in range(0, n_tokens, PLACE_TOKENS):
-                    placed = projection.transform(*gauge.apply(*vectors(slice(start, start + PLACE_TOKENS))))
-                    file.write(start, np.stack([placed.query, placed.key]))
-            store.write_arrays(state, arrays)  # last: it marks the map as done

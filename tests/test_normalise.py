@@ -77,7 +77,7 @@ def test_two_gauges_in_a_row_keep_attention() -> None:
 
 
 def test_a_random_gauge_of_the_input_does_not_change_what_auto_shows() -> None:
-    """auto picks among identity and balanced; for any gauge of the input the balanced part is found again."""
+    """Auto picks among identity and balanced; for any gauge of the input the balanced part is found again."""
     sample = make_sample()
     rng = np.random.default_rng(1)
     matrix = rng.normal(size=(8, 8))
@@ -212,7 +212,7 @@ def test_errors_say_what_to_do() -> None:
     sample = make_sample()
     with pytest.raises(QKSpaceError, match="'procrustes'; choose one of auto, none, attentionviz, sphere, balanced"):
         normalise.normalise(sample, dims=2, method="procrustes")  # type: ignore[arg-type]
-    with pytest.raises(QKSpaceError, match="9 dimensions .* have 8"):
+    with pytest.raises(QKSpaceError, match=r"9 dimensions .* have 8"):
         normalise.normalise(sample, dims=9)
     with pytest.raises(QKSpaceError, match="finite"):
         normalise.normalise(with_vectors(sample, sample.query * np.nan, sample.key), dims=2, method="none")

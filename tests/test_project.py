@@ -85,7 +85,7 @@ def test_errors_say_what_to_do() -> None:
     sample = make_sample()
     with pytest.raises(QKSpaceError, match=r"'isomap'; choose one of .*pca"):
         project.fit("isomap", sample, dims=2, seed=0)
-    with pytest.raises(QKSpaceError, match="7 dimensions .* have 6"):
+    with pytest.raises(QKSpaceError, match=r"7 dimensions .* have 6"):
         project.fit("pca", sample, dims=7, seed=0)
     with pytest.raises(QKSpaceError, match="length 6; got key"):
         project.fit("pca", sample, dims=2, seed=0).transform(key=sample.key[:, :3])

@@ -103,6 +103,8 @@ def map_figure(sources: dict[str, ColumnDataSource], theme: str, n_points: int) 
         tools=[PanTool(), BoxZoomTool(match_aspect=True), WheelZoomTool(), ResetTool(), SaveTool()],
         min_width=300,
         min_height=300,
+        min_border_left=42,
+        min_border_bottom=28,
         margin=0,
         name="map",
     )

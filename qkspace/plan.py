@@ -1,0 +1,127 @@
+"""Plan: what an index is to be made of, and whether an unfinished or finished one was made of the same.
+
+In: names of a checkpoint and a corpus, and parameters. Out: a record of everything that decides the content of an index.
+Runs no stage and writes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from qkspace import store
+from qkspace.model import Device, DType
+from qkspace.schema import QKSpaceError
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """How an index is made; everything here but `device` and `n_jobs` decides what is in it.
+
+    methods and dims: the maps, each method in each number of dimensions. max_tokens: whole sequences are sampled at
+    random with `seed` until that many tokens are stored (None stores all); statistics run over all that is read.
+    max_length: tokens of a sequence, None for the model's context, at most 1,024. long: "split" a longer sequence into
+    windows, or "cut" it after the first. storage: type of the stored vectors. top_k: attended keys kept for each query.
+    batch_tokens: padded tokens of a forward pass. name: what to call the model. The rest says how the corpus is read
+    (`corpus.read`) and the model is loaded (`model.load`).
+    """
+
+    methods: tuple[str, ...] = ("pca",)
+    dims: tuple[int, ...] = (2, 3)
+    normalise: str = "auto"
+    max_tokens: int | None = None
+    max_length: int | None = None
+    long: Literal["split", "cut"] = "split"
+    seed: int = 0
+    storage: Literal["float16", "float32"] = "float16"
+    top_k: int = 8
+    batch_tokens: int = 4096
+    dtype: DType = "auto"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    format: str | None = None
+    text_column: str | None = None
+    unit: Literal["line", "paragraph"] = "line"
+    split: str | None = None
+    config: str | None = None
+    encoding: str = "utf-8"
+    name: str | None = None
+    device: Device = "auto"
+    n_jobs: int | None = None
+
+    def __post_init__(self) -> None:
+        from qkspace.normalise import Method
+        from qkspace.project import METHODS
+
+        if self.normalise not in get_args(Method):
+            raise QKSpaceError(
+                f"Unknown normalisation {self.normalise!r}; choose one of {', '.join(get_args(Method))}."
+            )
+        for name in ("max_tokens", "max_length", "top_k", "batch_tokens", "n_jobs"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise QKSpaceError(f"{name} must be at least 1; got {value}.")
+        for method in self.methods:
+            if method not in METHODS:
+                raise QKSpaceError(f"Unknown projection {method!r}; choose among {', '.join(METHODS)}.")
+        if not self.methods or not self.dims or not set(self.dims) <= {2, 3}:
+            raise QKSpaceError(f"Give at least one method, and dims of 2, 3 or both; got {self.methods}, {self.dims}.")
+
+    @property
+    def maps(self) -> list[tuple[str, int]]:
+        """The maps of each head: (method, dims)."""
+        return [(method, dims) for method in dict.fromkeys(self.methods) for dims in dict.fromkeys(self.dims)]
+
+
+def is_unfinished(root: Path, model: str, sources: list[str], parameters: Parameters) -> bool:
+    """Tell whether an unfinished build of just this is there, which --overwrite goes on with."""
+    plan = root / store.WORK / "plan.json"
+    if (root / store.MANIFEST).exists() or not plan.exists():
+        return False
+    return store.read_json(plan) == request_of(model, sources, parameters)
+
+
+def request_of(model: str, sources: list[str], parameters: Parameters) -> dict[str, Any]:
+    """Return everything that decides the content of an index, as JSON would give it back."""
+    what = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(parameters).items()}
+    for name in ("device", "n_jobs"):
+        what.pop(name)
+    files = {name: _content(Path(name)) for name in sources}
+    checkpoint = {"source": _place(model), "content": _content(Path(model))}
+    return {"model": checkpoint, "corpus": [{"source": _place(s), "content": c} for s, c in files.items()], **what}
+
+
+def _place(name: str) -> str:
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
+def _content(path: Path) -> str | None:
+    """Return a digest of a file's content, or of the files in a folder; None for what is neither.
+
+    Of a file in a folder (a checkpoint may be huge) up to 1,024 evenly spaced blocks are read: enough to notice any
+    training step.
+    """
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    if not path.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for inner in sorted(p for p in path.rglob("*") if p.is_file()):
+        size = inner.stat().st_size
+        digest.update(f"{inner.relative_to(path)} {size}".encode())
+        with inner.open("rb") as file:
+            for start in range(0, size, max(4096, size // 1024)):
+                file.seek(start)
+                digest.update(file.read(4096))
+    return digest.hexdigest()
+
+
+def refuse_other(found: dict[str, Any], asked: dict[str, Any], root: Path) -> None:
+    """Refuse to go on with, or to return, an index of something else."""
+    different = sorted(name for name in asked if found.get(name) != asked[name])
+    if different:
+        changes = "; ".join(f"{name} was {found.get(name)!r}, now {asked[name]!r}" for name in different[:3])
+        raise QKSpaceError(f"{root} is an index of something else ({changes}). Use --overwrite, or another --out.")
