@@ -16,7 +16,6 @@ import os
 import platform
 import shutil
 import sys
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from importlib.metadata import version
@@ -30,11 +29,7 @@ from qkspace import store
 from qkspace.console import SILENT, Console
 from qkspace.extract import (
     STATISTICS,
-    LayerRows,
     Tokens,
-    Unit,
-    UnitResult,
-    bytes_per_token,
     extract,
     pad_batch,
     plan_units,
@@ -44,6 +39,7 @@ from qkspace.maps import HeadMaps, SampleRows, make_maps
 from qkspace.model import Checkpoint, context_length, identity, load
 from qkspace.plan import Parameters, is_unfinished, refuse_other, request_of
 from qkspace.schema import IntArray, LayerSpec, QKSpaceError, TextSequence
+from qkspace.units import UnitFiles
 
 if TYPE_CHECKING:
     from qkspace.capture import Check
@@ -256,12 +252,11 @@ class Build:
         """Run every unit that is not finished yet; return the sums of the statistics over all units."""
         p = self.parameters
         units = plan_units(tokens, layers, p.top_k, p.storage)
-        files = self._row_files(layers, int(tokens.lengths[tokens.is_stored].sum()))
-        try:
-            left = [unit for unit in units if not self._finished(unit, files)]
-            for unit in self.console.track(
-                left, len(units), "Capturing queries and keys", done=len(units) - len(left), unit="units"
-            ):
+        n_stored = int(tokens.lengths[tokens.is_stored].sum())
+        with UnitFiles(self.root, layers, n_stored, p.top_k, p.storage) as files:
+            left = [unit for unit in units if not files.is_finished(unit)]
+            label, done = "Capturing queries and keys", len(units) - len(left)
+            for unit in self.console.track(left, len(units), label, done=done, unit="units"):
                 result = extract(
                     checkpoint.model,
                     layers,
@@ -272,64 +267,8 @@ class Build:
                     top_k=p.top_k,
                     storage=p.storage,
                 )
-                self._finish(unit, result, files)
-        finally:
-            for layer in files:
-                for file in layer.values():
-                    file.close()
-        results = [store.read_arrays(self._marker(unit)) for unit in units]
-        sums = [np.sum([r[f"sums{i:02d}"] for r in results], axis=0) for i in range(len(layers))]
-        return sums, int(sum(int(r["n_tokens"]) for r in results))
-
-    def _row_files(self, layers: tuple[LayerSpec, ...], n: int) -> list[dict[str, store.RowFile]]:
-        """Open, or make in full size, the files that the units write into."""
-        p = self.parameters
-        needed = n * bytes_per_token(layers, p.top_k, p.storage)
-        free = shutil.disk_usage(self.root).free
-        if not (self.root / "query").exists() and needed > free:
-            raise QKSpaceError(
-                f"{self.root}: the vectors of {n:,} tokens take {needed / 2**30:.1f} GiB, the disk has {free / 2**30:.1f} "
-                "GiB free. Store less with --max-tokens, or choose another --out."
-            )
-        return [
-            {
-                name: store.RowFile(self.root / name / f"L{i:02d}.npy", (n_heads, n, *rest), dtype)
-                for name, n_heads, rest, dtype in (
-                    ("query", layer.n_heads, (layer.d_head,), p.storage),
-                    ("key", layer.n_kv_heads, (layer.d_head,), p.storage),
-                    ("value_norm", layer.n_kv_heads, (), p.storage),
-                    ("top_key", layer.n_heads, (p.top_k,), "int32"),
-                    ("top_attention", layer.n_heads, (p.top_k,), "float16"),
-                )
-            }
-            for i, layer in enumerate(layers)
-        ]
-
-    def _marker(self, unit: Unit) -> Path:
-        return self.work / "units" / f"{unit.number:06d}.npz"
-
-    def _finish(self, unit: Unit, result: UnitResult, files: list[dict[str, store.RowFile]]) -> None:
-        """Write a unit's rows, then its marker with the check sums of what was written."""
-        checksums = []
-        for rows, layer_files in zip(result.rows, files, strict=True):
-            for field in fields(LayerRows):
-                block = np.ascontiguousarray(getattr(rows, field.name))
-                layer_files[field.name].write(unit.row, block)
-                checksums.append(zlib.crc32(block.data.cast("B")) if block.size else 0)
-        sums = {f"sums{i:02d}": values for i, values in enumerate(result.sums)}
-        marks = {"n_tokens": np.asarray(result.n_tokens), "crc32": np.asarray(checksums, dtype=np.uint32)}
-        store.write_arrays(self._marker(unit), {**sums, **marks})
-
-    def _finished(self, unit: Unit, files: list[dict[str, store.RowFile]]) -> bool:
-        """Tell whether a unit has its marker and its rows are what was written, also after a loss of power."""
-        if not self._marker(unit).exists():
-            return False
-        try:
-            expected = store.read_arrays(self._marker(unit))["crc32"]
-        except QKSpaceError:  # a marker damaged since is none: the unit is done again
-            return False
-        blocks = (layer[field.name].read(unit.row, unit.n_rows) for layer in files for field in fields(LayerRows))
-        return np.array_equal(expected, np.asarray([zlib.crc32(block) for block in blocks], dtype=np.uint32))
+                files.finish(unit, result)
+            return files.sums(units)
 
     # ---------------------------------------------------------------- tables
 

@@ -1,0 +1,98 @@
+"""Units: the vectors of an index on disk, written a unit at a time, and which units are finished.
+
+In: what `extract` returns for a unit. Out: one file a layer and kind of array, and a marker for each finished unit with
+the sums of its statistics and the check sums of what it wrote. Knows no model.
+"""
+
+from __future__ import annotations
+
+import shutil
+import zlib
+from dataclasses import fields
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qkspace import store
+from qkspace.extract import LayerRows, Unit, UnitResult, bytes_per_token
+from qkspace.schema import LayerSpec, QKSpaceError
+
+
+class UnitFiles:
+    """The files that units are written into, made in full size, to be used in a `with` statement.
+
+    Raises:
+        QKSpaceError: the disk has not the room.
+    """
+
+    def __init__(self, root: Path, layers: tuple[LayerSpec, ...], n_tokens: int, top_k: int, storage: str) -> None:
+        """Open the files of an unfinished build, or make them."""
+        self.root, self.layers, self.top_k, self.storage = root, layers, top_k, storage
+        self._refuse_small_disk(n_tokens)
+        self._files = [self._open(i, layer, n_tokens) for i, layer in enumerate(layers)]
+
+    def __enter__(self) -> UnitFiles:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for layer in self._files:
+            for file in layer.values():
+                file.close()
+
+    def _refuse_small_disk(self, n_tokens: int) -> None:
+        needed = n_tokens * bytes_per_token(self.layers, self.top_k, self.storage)
+        free = shutil.disk_usage(self.root).free
+        if not (self.root / "query").exists() and needed > free:
+            raise QKSpaceError(
+                f"{self.root}: the vectors of {n_tokens:,} tokens take {needed / 2**30:.1f} GiB, the disk has "
+                f"{free / 2**30:.1f} GiB free. Store less with --max-tokens, or choose another --out."
+            )
+
+    def _open(self, number: int, layer: LayerSpec, n_tokens: int) -> dict[str, store.RowFile]:
+        kinds = (
+            ("query", layer.n_heads, (layer.d_head,), self.storage),
+            ("key", layer.n_kv_heads, (layer.d_head,), self.storage),
+            ("value_norm", layer.n_kv_heads, (), self.storage),
+            ("top_key", layer.n_heads, (self.top_k,), "int32"),
+            ("top_attention", layer.n_heads, (self.top_k,), "float16"),
+        )
+        return {
+            name: store.RowFile(self.root / name / f"L{number:02d}.npy", (n_heads, n_tokens, *rest), dtype)
+            for name, n_heads, rest, dtype in kinds
+        }
+
+    def _marker(self, unit: Unit) -> Path:
+        return self.root / store.WORK / "units" / f"{unit.number:06d}.npz"
+
+    def finish(self, unit: Unit, result: UnitResult) -> None:
+        """Write a unit's rows, then its marker with the check sums of what was written."""
+        checksums = []
+        for rows, files in zip(result.rows, self._files, strict=True):
+            for field in fields(LayerRows):
+                block = np.ascontiguousarray(getattr(rows, field.name))
+                files[field.name].write(unit.row, block)
+                checksums.append(zlib.crc32(block.data.cast("B")) if block.size else 0)
+        sums = {f"sums{i:02d}": values for i, values in enumerate(result.sums)}
+        marks = {"n_tokens": np.asarray(result.n_tokens), "crc32": np.asarray(checksums, dtype=np.uint32)}
+        store.write_arrays(self._marker(unit), {**sums, **marks})
+
+    def is_finished(self, unit: Unit) -> bool:
+        """Tell whether a unit has its marker and its rows are what was written, also after a loss of power."""
+        if not self._marker(unit).exists():
+            return False
+        try:
+            expected = store.read_arrays(self._marker(unit))["crc32"]
+        except QKSpaceError:  # a marker damaged since is none: the unit is done again
+            return False
+        blocks = (files[field.name].read(unit.row, unit.n_rows) for files in self._files for field in fields(LayerRows))
+        return np.array_equal(expected, np.asarray([zlib.crc32(block) for block in blocks], dtype=np.uint32))
+
+    def sums(self, units: list[Unit]) -> tuple[list[NDArray[np.float64]], int]:
+        """Return the sums of the statistics over all units, layer -> (head, statistic), and the tokens they are over."""
+        results = [store.read_arrays(self._marker(unit)) for unit in units]
+        sums = [np.sum([r[f"sums{i:02d}"] for r in results], axis=0) for i in range(len(self.layers))]
+        return sums, int(sum(int(r["n_tokens"]) for r in results))
