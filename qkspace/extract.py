@@ -186,17 +186,17 @@ class _Gatherer:
         stored = tokens.is_stored[unit.first : unit.last]
         lengths = tokens.lengths[unit.first : unit.last]
         self.row_of = np.concatenate([[0], np.cumsum(np.where(stored, lengths, 0))])  # within the unit
-        n = unit.n_rows
+        n = unit.n_rows + 1  # the last row takes what is not kept
         self.buffers = [
             {
                 "query": torch.empty(n, layer.n_heads, layer.d_head, dtype=dtype),
                 "key": torch.empty(n, layer.n_kv_heads, layer.d_head, dtype=dtype),
                 "value_norm": torch.empty(n, layer.n_kv_heads, dtype=dtype),
-                "top_key": torch.zeros(layer.n_heads, n, top_k, dtype=torch.int32),
-                "top_attention": torch.zeros(layer.n_heads, n, top_k, dtype=torch.float16),
+                "top": torch.zeros(layer.n_heads, n, top_k, dtype=torch.int32),  # packed, see `pack_strongest`
             }
             for layer in layers
         ]
+        self.low = (1 << int(lengths.max()).bit_length()) - 1
         self.sums = [np.zeros((layer.n_heads, len(STATISTICS))) for layer in layers]
 
     def begin(self, sequences: IntArray, device: torch.device) -> None:
@@ -214,9 +214,9 @@ class _Gatherer:
         self.classes = _key_classes(self.inside, torch.from_numpy(special).to(device))
         first_row = self.row_of[sequences - self.unit.first]
         kept = inside & self.tokens.is_stored[sequences][:, None]
-        self.kept = torch.from_numpy(np.flatnonzero(kept)).to(device)  # in sequence x token, flat
-        self.rows = torch.from_numpy((first_row[:, None] + np.arange(n)[None, :])[kept])
-        self.first_row = torch.from_numpy(np.repeat(first_row, kept.sum(axis=1)) + self.unit.row).to(torch.int32)
+        self.any_kept = bool(kept.any())
+        rows = np.where(kept, first_row[:, None] + np.arange(n)[None, :], self.unit.n_rows)
+        self.rows = torch.from_numpy(rows.ravel())  # of each place in sequence x token
         self.next_layer = 0
 
     def see(self, call: AttentionCall) -> None:
@@ -229,31 +229,18 @@ class _Gatherer:
             raise QKSpaceError(f"{call.module}: its attention mask over {n} tokens is not the one seen at the check.")
         value_norm = call.value.float().norm(dim=-1)  # (sequence, kv_head, token)
         self.sums[index] += self._statistics(call, layer, value_norm).cpu().double().numpy()
-        if len(self.kept) == 0:
+        if not self.any_kept:
             return
         self._keep_vectors(buffer["query"], call.query)
         self._keep_vectors(buffer["key"], call.key)
         self._keep_vectors(buffer["value_norm"], value_norm)
-        self._keep_strongest(buffer, call.attention.float())
+        k = min(self.top_k, n)
+        top = pack_strongest(call.attention.float(), k, self.low).transpose(0, 1).flatten(1, 2)  # (head, place, k)
+        buffer["top"][:, :, :k].index_copy_(1, self.rows, top.cpu())
 
     def _keep_vectors(self, buffer: Tensor, values: Tensor) -> None:
         """Store values (sequence, head, token, ...) at this batch's rows of buffer (row, head, ...)."""
-        chosen = values.to(buffer.dtype).transpose(1, 2).flatten(0, 1)  # (sequence x token, head, ...)
-        if len(self.kept) < len(chosen):
-            chosen = chosen.index_select(0, self.kept)
-        buffer.index_copy_(0, self.rows, chosen.cpu())
-
-    def _keep_strongest(self, buffer: dict[str, Tensor], attention: Tensor) -> None:
-        """Store each query's most attended keys, as rows of the index, and the weights."""
-        k = min(self.top_k, attention.shape[-1])
-        for name, values in zip(("top_attention", "top_key"), strongest_keys(attention, k), strict=True):
-            chosen = values.to(buffer[name].dtype).transpose(0, 1).flatten(1, 2)  # (head, sequence x token, k)
-            if len(self.kept) < chosen.shape[1]:
-                chosen = chosen.index_select(1, self.kept)
-            chosen = chosen.cpu()
-            if name == "top_key":
-                chosen += self.first_row[:, None]
-            buffer[name][:, :, :k].index_copy_(1, self.rows, chosen)
+        buffer.index_copy_(0, self.rows, values.to(buffer.dtype).transpose(1, 2).flatten(0, 1).cpu())
 
     def _statistics(self, call: AttentionCall, layer: LayerSpec, value_norm: Tensor) -> Tensor:
         """Return the sums of STATISTICS over the batch's tokens, in that order: (head, statistic)."""
@@ -278,36 +265,46 @@ class _Gatherer:
 
     def result(self) -> UnitResult:
         """Return the filled buffers as arrays, head first."""
+        import torch
+
+        n = self.unit.n_rows
+        first_row = torch.from_numpy(np.repeat(self.row_of[:-1], np.diff(self.row_of)) + self.unit.row).to(torch.int32)
         rows = []
         for buffer, layer in zip(self.buffers, self.layers, strict=True):
-            for name in ("query", "key", "value_norm", "top_attention"):
-                _refuse_overflow(buffer[name], f"{layer.module}: a {name}")
-            buffer["top_key"].masked_fill_(buffer["top_attention"] == 0, -1)
-            for name in ("query", "key", "value_norm"):
-                buffer[name] = buffer[name].transpose(0, 1)
-            rows.append(LayerRows(**{name: tensor.numpy() for name, tensor in buffer.items()}))
+            vectors = {name: buffer[name][:n].transpose(0, 1).numpy() for name in ("query", "key", "value_norm")}
+            for name, values in vectors.items():
+                _refuse_overflow(values, f"{layer.module}: a {name}")
+            attention, position = unpack_strongest(buffer["top"][:, :n], self.low)
+            top_attention = attention.to(torch.float16)
+            top_key = (position + first_row[:, None]).masked_fill_(top_attention == 0, -1)
+            rows.append(LayerRows(**vectors, top_key=top_key.numpy(), top_attention=top_attention.numpy()))
         n_tokens = int(self.tokens.starts[self.unit.last] - self.tokens.starts[self.unit.first])
         return UnitResult(tuple(rows), tuple(self.sums), n_tokens)
 
 
-def strongest_keys(attention: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the k largest weights of each row and their positions, largest first: (..., key token) to (..., k).
+def pack_strongest(attention: Tensor, k: int, low: int) -> Tensor:
+    """Return the k largest weights of each row with their positions, largest first: (..., key token) to (..., k).
 
-    A weight and its position are packed into one integer (a positive float sorts as its bits do) and the rows sorted,
-    which on a CPU is six times faster than torch's top-k. The weight loses its last bits to the position: for 1,024 keys
-    it is exact to 1 part in 4,096, twice as fine as the float16 it is stored in. Equal weights come in order of position.
+    A weight and its position are packed into one integer (a positive float sorts as its bits do), `low` being the bits of
+    the position, and the rows sorted, which on a CPU is six times faster than torch's top-k. The weight loses its last
+    bits to the position: for 1,024 keys it is exact to 1 part in 4,096, twice as fine as the float16 it is stored in. Equal
+    weights come in order of position. `unpack_strongest` is the way back.
     """
     import torch
 
-    n = attention.shape[-1]
-    low = (1 << n.bit_length()) - 1  # the bits of the position
-    position = torch.arange(n, dtype=torch.int32, device=attention.device)
+    position = torch.arange(attention.shape[-1], dtype=torch.int32, device=attention.device)
     packed = (attention.contiguous().view(torch.int32) & ~low) | (low - position)
-    if packed.device.type == "cpu":
-        top = torch.from_numpy(np.sort(packed.numpy(), axis=-1)[..., : -k - 1 : -1].copy())
-    else:
-        top = packed.topk(k, dim=-1).values
-    return (top & ~low).view(torch.float32), low - (top & low)
+    if packed.device.type != "cpu":
+        return packed.topk(k, dim=-1).values
+    packed.numpy().sort(axis=-1)
+    return packed[..., -k:].flip(-1)
+
+
+def unpack_strongest(packed: Tensor, low: int) -> tuple[Tensor, Tensor]:
+    """Return the weights and positions that `pack_strongest` packed."""
+    import torch
+
+    return (packed & ~low).view(torch.float32), low - (packed & low)
 
 
 def _key_classes(inside: Tensor, special: Tensor) -> Tensor:
@@ -330,10 +327,9 @@ def _allowed_counts(layer: LayerSpec, inside: Tensor) -> Tensor:
     return (inside.float() @ allowed.float().T).clamp(min=1)
 
 
-def _refuse_overflow(values: Tensor, what: str) -> None:
+def _refuse_overflow(values: NDArray[Any], what: str) -> None:
     """Raise where a number is infinite or nan; float16 is read as integers, several times faster than asking for it."""
-    bits = values.numpy()
-    if bits.dtype == np.float32 and not np.isfinite(bits).all():
+    if values.dtype == np.float32 and not np.isfinite(values).all():
         raise QKSpaceError(f"{what} has a component that is infinite or not a number. Try --dtype float32.")
-    if bits.dtype == np.float16 and bits.size and (bits.view(np.uint16) << 1).max() >= 0xF800:
+    if values.dtype == np.float16 and values.size and (values.view(np.uint16) << 1).max() >= 0xF800:
         raise QKSpaceError(f"{what} has a component beyond 65,504, too large for float16. Use --storage float32.")
