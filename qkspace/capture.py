@@ -160,24 +160,29 @@ class Check:
     """What the self-check found: the model's layers and the largest differences of attention weights.
 
     `captured_error`: attention as captured against the model's own eager attention; `recomputed_error`: the softmax of
-    `scale * query . key` over what is allowed, computed from the captured vectors alone, against the same.
+    `scale * query . key` over what is allowed, computed from the captured vectors alone, against the same;
+    `stored_error`: the same from the vectors rounded to the type that they are stored in.
     """
 
     layers: tuple[LayerSpec, ...]
     captured_error: float
     recomputed_error: float
+    stored_error: float
     tolerance: float
     n_sequences: int
     n_tokens: int
 
 
-def check(model: PreTrainedModel, batch: Mapping[str, Tensor], longest: Mapping[str, Tensor]) -> Check:
+def check(
+    model: PreTrainedModel, batch: Mapping[str, Tensor], longest: Mapping[str, Tensor], storage: str = "float32"
+) -> Check:
     """Compare what is captured on a short padded batch with the model's own eager attention.
 
     Args:
         model: any model of transformers whose `forward` takes the batch.
         batch: input_ids and attention_mask, (sequence, token), padded on the right.
         longest: the same for one sequence as long as any that will follow: only there do sliding windows show.
+        storage: "float16" or "float32", the type whose rounding `stored_error` measures.
 
     Raises:
         QKSpaceError: the model cannot be captured, or attention is not the softmax of the captured product.
@@ -204,13 +209,15 @@ def check(model: PreTrainedModel, batch: Mapping[str, Tensor], longest: Mapping[
         )
     lengths = batch["attention_mask"].sum(dim=1).tolist()
     layers = _layer_specs(model, longest)
-    captured, recomputed = np.zeros(len(calls)), np.zeros(len(calls))
+    captured, recomputed, stored = np.zeros((3, len(calls)))
     for i, (call, layer, own) in enumerate(zip(calls, layers, reference, strict=True)):
         for s, n in enumerate(lengths):
             want = own[s, :, :n, :n].float().cpu()
             seen, again = call.attention[s, :, :n, :n].float().cpu(), _recompute(call, layer, s, n)
             captured[i] = np.maximum(captured[i], (seen - want).abs().max().item())  # keeps nan, as max() would not
             recomputed[i] = np.maximum(recomputed[i], (again - want).abs().max().item())
+            rounded = _recompute(call, layer, s, n, storage)
+            stored[i] = np.maximum(stored[i], (rounded - want).abs().max().item())
     tolerance = TOLERANCE.get(str(calls[0].query.dtype), 1e-4)
     if not (captured.max() <= tolerance and recomputed.max() <= tolerance):  # written so that nan is refused too
         worst = calls[int(np.argmax(recomputed))]
@@ -219,7 +226,9 @@ def check(model: PreTrainedModel, batch: Mapping[str, Tensor], longest: Mapping[
             f"{recomputed.max():.2g} (captured weights: {captured.max():.2g}; allowed: {tolerance:g}), most in "
             f"{worst.module}. A map of its queries and keys would mislead, so it is refused."
         )
-    return Check(layers, float(captured.max()), float(recomputed.max()), tolerance, len(lengths), int(sum(lengths)))
+    stored_error = float(np.nan_to_num(stored.max(), nan=1.0))  # nan where a float16 overflows, which is refused later
+    worst_errors = (float(captured.max()), float(recomputed.max()), stored_error)
+    return Check(layers, *worst_errors, tolerance, len(lengths), int(sum(lengths)))
 
 
 def forward(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> None:
@@ -295,11 +304,15 @@ def read_mask(allowed: BoolArray, module: str) -> tuple[bool, int | None]:
     return causal, window
 
 
-def _recompute(call: AttentionCall, layer: LayerSpec, sequence: int, n: int) -> Tensor:
-    """Return softmax(scale * query . key) of one sequence from the captured vectors alone, in float32: (head, n, n)."""
+def _recompute(call: AttentionCall, layer: LayerSpec, sequence: int, n: int, storage: str = "float32") -> Tensor:
+    """Return softmax(scale * query . key) of one sequence from the captured vectors alone, in float32: (head, n, n).
+
+    The vectors are first rounded to `storage`.
+    """
     import torch
 
-    query = call.query[sequence, :, :n].float().cpu()
-    key = call.key[sequence, :, :n].float().cpu().repeat_interleave(layer.n_heads // layer.n_kv_heads, dim=0)
+    dtype = {"float16": torch.float16, "float32": torch.float32}[storage]
+    query = call.query[sequence, :, :n].to(dtype).float().cpu()
+    key = call.key[sequence, :, :n].to(dtype).float().cpu().repeat_interleave(layer.n_heads // layer.n_kv_heads, dim=0)
     logit = layer.scale * query @ key.transpose(1, 2)  # (head, query token, key token)
     return torch.softmax(logit.masked_fill(~torch.from_numpy(layer.allowed(n)), -torch.inf), dim=-1)

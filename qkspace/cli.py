@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve = commands.add_parser("serve", allow_abbrev=False, parents=[common], help="open the app on an index")
     serve.add_argument("index", nargs="*", type=Path, help="folder of an index; none: those in out/ are offered")
-    serve.add_argument("--port", type=int, default=5006, help="port of the app (default 5006; 0 takes any free one)")
+    serve.add_argument("--port", type=_port, default=5006, help="port of the app (default 5006; 0 takes any free one)")
     serve.add_argument("--address", default="localhost", help="address to listen on (default localhost)")
     serve.add_argument("--show", action="store_true", help="open a browser")
     serve.set_defaults(run=_serve)
@@ -124,6 +124,12 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535; got {text!r}")
+    return int(text)
+
+
 def _dims(text: str) -> tuple[int, ...]:
     if not all(name.isdecimal() for name in _names(text)):
         raise argparse.ArgumentTypeError(f"expected 2, 3 or 2,3; got {text!r}")
@@ -139,7 +145,7 @@ def _build(options: argparse.Namespace, console: Console) -> int:
     index = build(chosen.pop("model"), chosen.pop("corpus"), console=console, **chosen)
     console.say(
         f"{index.root}: {index.n_layers} layers x {index.n_heads} heads, {index.n_tokens:,} tokens. "
-        f"See it: qkspace serve {index.root}"
+        f"See it at http://localhost:5006/ with: qkspace serve {index.root}"
     )
     return 0
 
@@ -161,7 +167,7 @@ def _report(options: argparse.Namespace, console: Console) -> int:
             columns,
             rows,
             "recall@k: share of tokens whose most attended key is among the k nearest keys on the map; content: without "
-            "special tokens; KL: nats lost by reading attention off the map; w.corr, spearman: -1 is perfect",
+            "special tokens and a decoder's first; KL: nats lost by reading attention off the map; correlations: -1 is best",
         )
     return 0
 

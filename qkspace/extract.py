@@ -93,12 +93,13 @@ class UnitResult:
 def plan_units(tokens: Tokens, layers: tuple[LayerSpec, ...], top_k: int, storage: str) -> list[Unit]:
     """Cut the corpus into units of whole sequences, bounded in tokens and in bytes held while one is worked on."""
     limit = min(UNIT_TOKENS, UNIT_BYTES // bytes_per_token(layers, top_k, storage))
-    stored = np.concatenate([[0], np.cumsum(np.where(tokens.is_stored, tokens.lengths, 0))])
+    lengths = tokens.lengths
+    stored = np.concatenate([[0], np.cumsum(np.where(tokens.is_stored, lengths, 0))])
     units: list[Unit] = []
     first = 0
-    for last in range(1, len(tokens.lengths) + 1):
-        full = last < len(tokens.lengths) and tokens.starts[last + 1] - tokens.starts[first] > limit
-        if full or last == len(tokens.lengths):
+    for last in range(1, len(lengths) + 1):
+        full = last < len(lengths) and tokens.starts[last + 1] - tokens.starts[first] > limit
+        if full or last == len(lengths):
             units.append(Unit(len(units), first, last, int(stored[first]), int(stored[last] - stored[first])))
             first = last
     return units
@@ -131,7 +132,7 @@ def pad_batch(tokens: Tokens, sequences: IntArray, pad_id: int, device: torch.de
     """Return input_ids and attention_mask, (sequence, token), padded on the right."""
     import torch
 
-    lengths = tokens.lengths[sequences]
+    lengths = tokens.starts[sequences + 1] - tokens.starts[sequences]
     ids = np.full((len(sequences), int(lengths.max())), pad_id, dtype=np.int64)
     for i, s in enumerate(sequences):
         ids[i, : lengths[i]] = tokens.token_ids[tokens.starts[s] : tokens.starts[s + 1]]
@@ -203,7 +204,7 @@ class _Gatherer:
         """Prepare what every layer of the coming forward pass shares."""
         import torch
 
-        lengths = self.tokens.lengths[sequences]
+        lengths = self.tokens.starts[sequences + 1] - self.tokens.starts[sequences]
         n = int(lengths.max())
         self.lengths = lengths
         inside = np.arange(n)[None, :] < lengths[:, None]  # (sequence, token)

@@ -54,10 +54,10 @@ class Scores:
     """
 
     weighted_correlation: float
-    recall_1: float
-    recall_3: float
-    recall_1_content: float
-    recall_3_content: float
+    recall1: float
+    recall3: float
+    recall1_content: float
+    recall3_content: float
     attention_kl: float
     beta: float
     spearman: float
@@ -71,7 +71,7 @@ def score(sample: HeadSample, positions: Positions, *, seed: int = 0) -> Scores:
 
     `sample` may be raw or normalised, since attention is the same; only trustworthiness looks at the vectors
     themselves, so give the normalised ones to have it measured in the space that was projected. `positions`
-    holds (token, dims) for the same tokens. At most `MAX_PAIRS` pairs are used, in whole sequences; `seed`
+    holds (token, dims) for the same tokens. At most about `MAX_PAIRS` pairs are used, of a share of the queries; `seed`
     chooses those, and the points for trustworthiness.
 
     Raises:
@@ -123,29 +123,32 @@ def attention(sample: HeadSample) -> list[Float64Array]:
 def gather_pairs(sample: HeadSample, *, max_pairs: int | None = MAX_PAIRS, seed: int = 0) -> Pairs:
     """Collect the allowed pairs of `sample` with their logit and attention, in float64.
 
-    Where the sequences hold more than `max_pairs` pairs (n^2 for n tokens, masked or not), whole sequences are
-    drawn by `seed` until the next would exceed it; at least one is taken. The order of sequences is kept.
+    Where the sequences hold more than `max_pairs` pairs (n^2 for n tokens, masked or not), the same share of the queries
+    of every sequence is drawn by `seed`, at least one of each. The order of queries is kept.
 
     Raises:
         QKSpaceError: if the sample has no sequence or values that are not finite.
     """
-    chosen = _choose_sequences(np.diff(sample.starts), max_pairs, seed)
+    sizes = np.diff(sample.starts).astype(np.int64)
+    chosen = np.flatnonzero(sizes)
+    if not len(chosen):
+        raise QKSpaceError("The head sample holds no tokens; expected at least one sequence.")
+    share = 1.0 if max_pairs is None else min(1.0, max_pairs / float(np.sum(sizes**2)))
+    rng = np.random.default_rng(seed)
     query, key = sample.query.astype(np.float64), sample.key.astype(np.float64)
     if not (np.isfinite(query).all() and np.isfinite(key).all()):
         raise QKSpaceError("The query and key vectors must be finite. Capture the head again.")
-    masks: dict[int, tuple[IntArray, IntArray, IntArray]] = {}
+    masks = {int(n): sample.layer.allowed(int(n)) for n in np.unique(sizes[chosen])}
     query_token, key_token, lengths, logit = [], [], [], []
     for s in chosen:
-        start, end = int(sample.starts[s]), int(sample.starts[s + 1])
-        n = end - start
-        if n not in masks:
-            allowed = sample.layer.allowed(n)
-            masks[n] = (*np.nonzero(allowed), allowed.sum(axis=1))
-        rows, columns, row_lengths = masks[n]
-        logit.append((sample.layer.scale * (query[start:end] @ key[start:end].T))[rows, columns])
-        query_token.append(rows + start)
+        start, n = int(sample.starts[s]), int(sizes[s])
+        drawn = np.arange(n) if share == 1.0 else np.sort(rng.permutation(n)[: max(1, int(share * n))])
+        allowed = masks[n][drawn]  # (drawn query, key token)
+        rows, columns = np.nonzero(allowed)
+        logit.append((sample.layer.scale * (query[start + drawn] @ key[start : start + n].T))[rows, columns])
+        query_token.append(drawn[rows] + start)
         key_token.append(columns + start)
-        lengths.append(row_lengths)
+        lengths.append(allowed.sum(axis=1))
     row_lengths = np.concatenate(lengths)
     row_starts = np.cumsum(row_lengths) - row_lengths
     row = np.repeat(np.arange(len(row_lengths)), row_lengths)
@@ -153,18 +156,6 @@ def gather_pairs(sample: HeadSample, *, max_pairs: int | None = MAX_PAIRS, seed:
     weight = np.exp(logits - np.maximum.reduceat(logits, row_starts)[row])
     weight /= np.add.reduceat(weight, row_starts)[row]
     return Pairs(np.concatenate(query_token), np.concatenate(key_token), row, row_starts, logits, weight, len(chosen))
-
-
-def _choose_sequences(lengths: IntArray, max_pairs: int | None, seed: int) -> IntArray:
-    """Return the sequences to use, in order: those that are not empty, as many as `max_pairs` lets in."""
-    chosen = np.flatnonzero(lengths)
-    if not len(chosen):
-        raise QKSpaceError("The head sample holds no tokens; expected at least one sequence.")
-    if max_pairs is None or np.sum(lengths[chosen] ** 2) <= max_pairs:
-        return chosen
-    chosen = np.random.default_rng(seed).permutation(chosen)
-    fits = np.cumsum(lengths[chosen].astype(np.int64) ** 2) <= max_pairs
-    return np.sort(chosen[: max(1, int(fits.sum()))])
 
 
 def pair_distance(pairs: Pairs, positions: Positions) -> Float64Array:
@@ -187,10 +178,10 @@ def _score(sample: HeadSample, pairs: Pairs, distance: Float64Array, trustworthi
     kl, beta = attention_kl(pairs, distance)
     return Scores(
         weighted_correlation=weighted_correlation(pairs, distance),
-        recall_1=recall(*everything, k=1),
-        recall_3=recall(*everything, k=3),
-        recall_1_content=recall(*content_only, k=1),
-        recall_3_content=recall(*content_only, k=3),
+        recall1=recall(*everything, k=1),
+        recall3=recall(*everything, k=3),
+        recall1_content=recall(*content_only, k=1),
+        recall3_content=recall(*content_only, k=3),
         attention_kl=kl,
         beta=beta,
         spearman=spearman(pairs, distance),

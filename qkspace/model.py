@@ -1,4 +1,4 @@
-"""Checkpoints: the only module that may reach the network.
+"""Checkpoints: where models come from; beside the reader of data sets the only module that may reach the network.
 
 In: a Hugging Face name or a local folder. Out: a loaded model in evaluation mode and its tokenizer. Knows nothing of
 corpora, indexes or how attention is captured.
@@ -170,6 +170,7 @@ def identity(checkpoint: Checkpoint) -> dict[str, Any]:
         "commit": getattr(config, "_commit_hash", None),
         "class": type(checkpoint.model).__name__,
         "model_type": config.model_type,
+        "dtype": str(checkpoint.model.dtype).removeprefix("torch."),
         "n_parameters": sum(p.numel() for p in checkpoint.model.parameters()),
         "weights_digest": digest.hexdigest(),
         "vocabulary_digest": hashlib.sha256(repr(vocabulary).encode()).hexdigest(),

@@ -112,7 +112,7 @@ def normalise(sample: HeadSample, *, dims: int, method: Method = "auto") -> Gaug
 
     "none" changes nothing. "attentionviz" moves the keys onto the centroid of the queries, with c = 1, as the
     published AttentionViz pipeline does. The others choose what makes `fidelity.weighted_correlation` between
-    logit and distance on the PCA map strongest, on at most `MAX_PAIRS` pairs of whole sequences: "sphere" with
+    logit and distance on the PCA map strongest, on at most about `MAX_PAIRS` pairs: "sphere" with
     sphere-centred keys, "balanced" with equal covariances and any translation, "auto" among all of these. c runs
     over a log grid about the c of equal spread, and is refined by a bounded search. A head without variance gets
     the first candidate at that c.

@@ -37,7 +37,7 @@ from qkspace.extract import (
 from qkspace.index import Index
 from qkspace.maps import HeadMaps, SampleRows, make_maps
 from qkspace.model import Checkpoint, context_length, identity, load
-from qkspace.plan import Parameters, is_unfinished, refuse_other, request_of
+from qkspace.plan import Parameters, holds_the_same, refuse_other, request_of
 from qkspace.schema import IntArray, LayerSpec, QKSpaceError, TextSequence
 from qkspace.units import UnitFiles
 
@@ -66,7 +66,7 @@ def build(
         model: folder or name of a checkpoint (`qkspace.model.load`).
         corpus: a file, folder, name of a data set or "-" (`qkspace.corpus.read`), or several of them.
         out: folder of the index. An unfinished build of the same model, corpus and parameters there is gone on with.
-        overwrite: replace an index of something else that stands there.
+        overwrite: replace an index of something else that stands there; one of the same is left, a build of it gone on with.
         console: where progress is shown; nowhere by default.
         **options: fields of `Parameters`.
 
@@ -83,7 +83,7 @@ def build(
     root = Path(out)
     store.refuse_foreign(root)
     with store.disk_errors(root):
-        if overwrite and not is_unfinished(root, model, sources, parameters):
+        if overwrite and not holds_the_same(root, model, sources, parameters):
             store.clear(root)
         if (root / store.MANIFEST).exists():
             index = Index(root)
@@ -97,6 +97,8 @@ def build(
             store.end_work(root)  # a build killed at its very end may have left it
             return index
         with store.locked(root):
+            if (root / store.MANIFEST).exists():
+                raise QKSpaceError(f"{root}: another build has just finished there. Run the command again.")
             Build(model, sources, root, parameters, console).run()
             store.end_work(root)
     return Index(root)
@@ -118,6 +120,7 @@ class Build:
             refuse_other(store.read_json(plan), request, self.root)
             self.console.say(f"Going on with the unfinished build in {self.root}")
         else:
+            store.start_over(self.root)
             store.write_json(plan, request)
         checkpoint = load(
             self.model,
@@ -173,9 +176,13 @@ class Build:
             for number, chunk in enumerate(chunks):
                 ids.write(chunk.token_ids.astype("<i4").tobytes())
                 special.write(chunk.is_special.astype("u1").tobytes())
-                parquet.write_table(chunk.tokens, folder / f"tokens-{number:06d}.parquet")
-                parquet.write_table(chunk.sequences, folder / f"sequences-{number:06d}.parquet")
+                for name, table in (("tokens", chunk.tokens), ("sequences", chunk.sequences)):
+                    with store.replacing(folder / f"{name}-{number:06d}.parquet") as file:
+                        parquet.write_table(table, file)
                 lengths.append(chunk.lengths)
+            for flat in (ids, special):
+                flat.flush()
+                os.fsync(flat.fileno())
         if not lengths:
             raise QKSpaceError(
                 f"{', '.join(self.sources)}: no sequence with a token in it, so there is nothing to show."
@@ -194,6 +201,7 @@ class Build:
         from qkspace.corpus import read
 
         p = self.parameters
+        names = {Path(name).name for name in self.sources}
         for name in self.sources:
             options: dict[str, Any] = {"format": p.format, "text_column": p.text_column, "unit": p.unit}
             options |= {"split": p.split, "config": p.config, "encoding": p.encoding}
@@ -202,7 +210,7 @@ class Build:
             ):
                 if len(self.sources) > 1:
                     metadata = {CORPUS_CLASH if k == "corpus" else k: v for k, v in sequence.metadata.items()}
-                    metadata["corpus"] = Path(name).name
+                    metadata["corpus"] = Path(name).name if len(names) == len(self.sources) else name
                     yield TextSequence(
                         sequence.text, metadata, sequence.word_spans, sequence.word_metadata, sequence.source
                     )
@@ -238,11 +246,11 @@ class Build:
         )
         pad = _pad_id(checkpoint)
         batch, longest = (pad_batch(tokens, s, pad, checkpoint.model.device) for s in (chosen, order[-1:]))
-        result = check(checkpoint.model, batch, longest)
+        result = check(checkpoint.model, batch, longest, self.parameters.storage)
         self.console.detail(
             f"Check passed on {result.n_tokens} tokens: attention as captured differs from the model's own by at most "
             f"{result.captured_error:.1g}, recomputed from query and key by {result.recomputed_error:.1g} "
-            f"(allowed {result.tolerance:g})"
+            f"(allowed {result.tolerance:g}), from {self.parameters.storage} storage by {result.stored_error:.1g}"
         )
         return result
 
@@ -282,12 +290,16 @@ class Build:
     def _write_tables(self, stored: IntArray, tokens: Tokens) -> tuple[IntArray, IntArray]:
         """Write the tables of what is stored; return the sequences that maps are fitted and scored on.
 
-        The two never share a sequence. With a single sequence nothing can be held out, and no map is scored.
+        The two never share a text, also where a long one was split into windows. With a single text nothing can be held out,
+        and no map is scored.
         """
-        order = np.random.default_rng(self.parameters.seed + 1).permutation(stored)
-        n_held_out = min(len(order) - 1, max(1, round(HELD_OUT * len(order))))
-        score = _up_to(order[:n_held_out], tokens.lengths, SCORE_TOKENS)
-        fit = _up_to(order[n_held_out:], tokens.lengths, FIT_TOKENS)
+        window = store.read_column(self.work / "corpus", "sequences", "window")
+        names, text = np.unique(np.cumsum(window == 0)[stored], return_inverse=True)  # windows of one text go together
+        place = np.random.default_rng(self.parameters.seed + 1).permutation(len(names))[text]
+        order = np.argsort(place, kind="stable")
+        is_held_out = place[order] < min(len(names) - 1, max(1, round(HELD_OUT * len(names))))
+        score = _up_to(stored[order[is_held_out]], tokens.lengths, SCORE_TOKENS)
+        fit = _up_to(stored[order[~is_held_out]], tokens.lengths, FIT_TOKENS)
         keep = None if tokens.is_stored.all() else stored
         for name, groups in (("tokens", None), ("sequences", {"fit": fit, "score": score})):
             parts = sorted((self.work / "corpus").glob(f"{name}-*.parquet"))
@@ -301,13 +313,12 @@ class Build:
         from joblib import Parallel, delayed, parallel_config
 
         row_starts = np.concatenate([[0], np.cumsum(np.where(tokens.is_stored, tokens.lengths, 0))])
-        is_first = np.zeros(len(tokens.token_ids), dtype=bool)
-        is_first[tokens.starts[:-1]] = True
         parts = []
         for chosen in (fit, score):
             rows, starts = _ranges(row_starts[chosen], tokens.lengths[chosen])
             flat, _ = _ranges(tokens.starts[chosen], tokens.lengths[chosen])
-            parts.append(SampleRows(rows, starts, np.asarray(tokens.is_special[flat]), is_first[flat]))
+            is_first = np.isin(np.arange(starts[-1]), starts[:-1])
+            parts.append(SampleRows(rows, starts, np.asarray(tokens.is_special[flat]), is_first))
         jobs = [
             HeadMaps(
                 str(self.root),
@@ -352,7 +363,6 @@ class Build:
     ) -> None:
         """Write the manifest, and with it make the index whole."""
         tokens, stored = parts["read"], parts["stored"]
-        who["dtype"] = request["dtype"]
         manifest = {
             "format": store.FORMAT,
             "format_version": store.FORMAT_VERSION,

@@ -15,6 +15,14 @@ from qkspace import store
 from qkspace.model import Device, DType
 from qkspace.schema import QKSpaceError
 
+CHOICES: dict[str, tuple[str, ...]] = {
+    "long": ("split", "cut"),
+    "storage": ("float16", "float32"),
+    "unit": ("line", "paragraph"),
+    "dtype": get_args(DType),
+    "device": get_args(Device),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
@@ -59,6 +67,9 @@ class Parameters:
             raise QKSpaceError(
                 f"Unknown normalisation {self.normalise!r}; choose one of {', '.join(get_args(Method))}."
             )
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise QKSpaceError(f"Unknown {name} {getattr(self, name)!r}; choose one of {', '.join(choices)}.")
         for name in ("max_tokens", "max_length", "top_k", "batch_tokens", "n_jobs"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -75,12 +86,17 @@ class Parameters:
         return [(method, dims) for method in dict.fromkeys(self.methods) for dims in dict.fromkeys(self.dims)]
 
 
-def is_unfinished(root: Path, model: str, sources: list[str], parameters: Parameters) -> bool:
-    """Tell whether an unfinished build of just this is there, which --overwrite goes on with."""
-    plan = root / store.WORK / "plan.json"
-    if (root / store.MANIFEST).exists() or not plan.exists():
+def holds_the_same(root: Path, model: str, sources: list[str], parameters: Parameters) -> bool:
+    """Tell whether an index of just this, or an unfinished build of it, is there; of standard input nobody can tell."""
+    plan, manifest = root / store.WORK / "plan.json", root / store.MANIFEST
+    if "-" in sources or not (plan.exists() or manifest.exists()):
         return False
-    return store.read_json(plan) == request_of(model, sources, parameters)
+    try:
+        found = store.read_manifest(root)["made_from"] if manifest.exists() else store.read_json(plan)
+    except QKSpaceError:
+        return False
+    asked = request_of(model, sources, parameters)
+    return all(_same(found.get(name), asked[name]) for name in asked)
 
 
 def request_of(model: str, sources: list[str], parameters: Parameters) -> dict[str, Any]:
@@ -119,9 +135,18 @@ def _content(path: Path) -> str | None:
     return digest.hexdigest()
 
 
+def _same(found: Any, asked: Any) -> bool:
+    """Compare two values of a request; what has a digest of its content is the same wherever it lies."""
+    if isinstance(found, list) and isinstance(asked, list):
+        return len(found) == len(asked) and all(map(_same, found, asked))
+    if isinstance(found, dict) and isinstance(asked, dict) and asked.get("content") is not None:
+        return bool(found.get("content") == asked["content"])
+    return bool(found == asked)
+
+
 def refuse_other(found: dict[str, Any], asked: dict[str, Any], root: Path) -> None:
     """Refuse to go on with, or to return, an index of something else."""
-    different = sorted(name for name in asked if found.get(name) != asked[name])
+    different = sorted(name for name in asked if not _same(found.get(name), asked[name]))
     if different:
         changes = "; ".join(f"{name} was {found.get(name)!r}, now {asked[name]!r}" for name in different[:3])
         raise QKSpaceError(f"{root} is an index of something else ({changes}). Use --overwrite, or another --out.")

@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from qkspace.fidelity import Scores
 
 SCORE_TITLES = {
-    "recall_1": "recall@1",
-    "recall_3": "recall@3",
-    "recall_1_content": "@1 content",
-    "recall_3_content": "@3 content",
+    "recall1": "recall@1",
+    "recall3": "recall@3",
+    "recall1_content": "@1 content",
+    "recall3_content": "@3 content",
     "attention_kl": "KL",
     "weighted_correlation": "w.corr",
     "spearman": "spearman",
     "trustworthiness": "trust",
 }
-VERDICTS = (("good", 0.7, 0.4), ("fair", 0.4, 0.2))  # from which recall_1 and recall_1_content a map is called so
+VERDICTS = (("good", 0.7, 0.4), ("fair", 0.4, 0.2))  # from which recall1 and recall1_content a map is called so
 
 
 def as_json(index: Index) -> dict[str, Any]:
@@ -50,7 +50,8 @@ def summary(index: Index) -> list[str]:
         ),
         (
             f"Check    attention recomputed from query and key differs from the model's own by at most "
-            f"{check['recomputed_error']:.1g} (allowed {check['tolerance']:g}), on {check['n_tokens']} tokens"
+            f"{check['recomputed_error']:.1g} (allowed {check['tolerance']:g}), "
+            f"from {index.manifest['made_from']['storage']} storage by {check['stored_error']:.1g}"
         ),
     ]
     limit = corpus["max_length"]
@@ -89,13 +90,13 @@ def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.3f}"
 
 
-def verdict(recall_1: float, recall_1_content: float) -> str:
+def verdict(recall1: float, recall1_content: float) -> str:
     """Return one word for how far a map can be trusted: good, fair or poor; the worse of all tokens and of content alone."""
-    if math.isnan(recall_1):
+    if math.isnan(recall1):
         return "not scored"
-    content = recall_1 if math.isnan(recall_1_content) else recall_1_content
+    content = recall1 if math.isnan(recall1_content) else recall1_content
     for word, least, least_content in VERDICTS:
-        if recall_1 >= least and content >= least_content:
+        if recall1 >= least and content >= least_content:
             return word
     return "poor"
 
@@ -104,9 +105,9 @@ def in_words(scores: Scores | None) -> list[str]:
     """Say what the scores of a map mean to somebody who does not know them."""
     if scores is None:
         return ["This corpus has a single sequence, so nothing could be held out and the map is not scored."]
-    lines = [f"For {_in_ten(scores.recall_1)} tokens, the nearest key on the map is the one the token attends to most."]
-    if not math.isnan(scores.recall_1_content):
-        lines.append(f"Among ordinary words alone (no special tokens) it is {_in_ten(scores.recall_1_content)}.")
+    lines = [f"For {_in_ten(scores.recall1)} tokens, the nearest key on the map is the one the token attends to most."]
+    if not math.isnan(scores.recall1_content):
+        lines.append(f"Among ordinary words alone (no special tokens) it is {_in_ten(scores.recall1_content)}.")
     lines.append(
         f"Reading attention off the map loses {scores.attention_kl:.2f} nats a token "
         f"({'little' if scores.attention_kl < 0.25 else 'some' if scores.attention_kl < 0.75 else 'much'})."

@@ -46,7 +46,7 @@ def jsonl_rows(name: str, encoding: str) -> Iterator[Located]:
             raise QKSpaceError(
                 f"{where}: holds half of a surrogate pair (\\uD800 to \\uDFFF), which is no character: repair the line."
             ) from error
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # also a number too long for Python
             raise QKSpaceError(
                 f'{where}: not JSON ({error}); expected one object a line, such as {{"text": "..."}}.'
             ) from error

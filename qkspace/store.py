@@ -1,4 +1,4 @@
-"""The index on disk: the only module besides the corpus reader that touches files.
+"""The index on disk: its format, and how its files are written whole or not at all.
 
 In: arrays, tables and records. Out: a folder of plain `.npy` arrays and Parquet tables whose `manifest.json`, written
 last by atomic rename, lists every file with its size and sha256. Knows no model, no mathematics and no picture.
@@ -54,6 +54,8 @@ def disk_errors(folder: Path) -> Iterator[None]:
                 f"{folder}: the disk is full. What was finished is kept: free some space and run the same command "
                 "again, or store less with --max-tokens or --storage float16."
             ) from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST):
+            raise QKSpaceError(f"{folder}: a file stands where a folder is needed. Choose another --out.") from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise QKSpaceError(f"{error.filename or folder}: not allowed to write there ({error.strerror}).") from error
         raise
@@ -241,6 +243,11 @@ def read_manifest(root: Path) -> dict[str, Any]:
             f"{path}: format version {manifest.get('format_version')}, this qkspace reads {FORMAT_VERSION}. "
             "Build the index again, or install the version that made it."
         )
+    missing = [
+        name for name in ("made_from", "model", "layers", "check", "corpus", "maps", "files") if name not in manifest
+    ]
+    if missing:
+        raise QKSpaceError(f"{path}: damaged, it lacks {', '.join(missing)}. Build the index again with --overwrite.")
     return manifest
 
 
@@ -278,20 +285,31 @@ def sweep(root: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def start_over(root: Path) -> None:
+    """Remove all that an earlier index or build left beside the work folder; that goes last, being what marks it as ours."""
+    for path in root.iterdir():
+        if path.name != WORK:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def end_work(root: Path) -> None:
     """Remove what a build needed only while it ran; the manifest stands already."""
     shutil.rmtree(root / WORK, ignore_errors=True)
+
+
+def is_ours(root: Path) -> bool:
+    """Tell whether the manifest of a folder is that of an index, of whatever version."""
+    try:
+        return bool(read_json(root / MANIFEST).get("format") == FORMAT)
+    except (OSError, QKSpaceError):
+        return False
 
 
 def refuse_foreign(root: Path) -> None:
     """Raise unless the folder is missing, empty, a finished index or an unfinished build."""
     if not root.exists() or (root / WORK).is_dir() or (root.is_dir() and not any(root.iterdir())):
         return
-    try:
-        ours = read_json(root / MANIFEST).get("format") == FORMAT
-    except (OSError, QKSpaceError):
-        ours = False
-    if not ours:
+    if not is_ours(root):
         raise QKSpaceError(f"{root}: holds files, but no index of qkspace; it is left alone. Choose another --out.")
 
 
@@ -301,12 +319,21 @@ def clear(root: Path) -> None:
     if root.exists():
         with locked(root):
             (root / MANIFEST).unlink(missing_ok=True)
+            start_over(root)
             shutil.rmtree(root)
 
 
 def map_path(root: Path, method: str, dims: int, layer: int, head: int, suffix: str) -> Path:
     """Return where a map of a head is stored: positions in .npy, gauge, projection and scores in .npz."""
     return root / "maps" / f"{method}{dims}" / f"L{layer:02d}H{head:02d}.{suffix}"
+
+
+def read_column(folder: Path, name: str, column: str) -> NDArray[Any]:
+    """Return one column of the Parquet parts `name`-*.parquet of a folder, end to end."""
+    import pyarrow.parquet as pq
+
+    parts = sorted(folder.glob(f"{name}-*.parquet"))
+    return np.concatenate([pq.read_table(part, columns=[column])[column].to_numpy() for part in parts])
 
 
 def write_table(path: Path, columns: Mapping[str, Any]) -> None:

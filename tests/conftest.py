@@ -110,6 +110,7 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory, sentences: list[st
         with torch.no_grad():
             for key, parameter in model.named_parameters():
                 parameter.mul_(scale_query if "q_proj" in key or ".query." in key else 1)
+                parameter.mul_(1 / scale_query if "k_proj" in key or ".key." in key else 1)  # logits stay what they are
                 parameter.mul_(scale_value if "v_proj" in key or ".value." in key else 1)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

@@ -438,7 +438,7 @@ def test_the_chart_of_heads_opens_the_one_that_is_clicked(visitor: Visitor, smal
 
 
 def test_the_first_head_is_the_one_whose_map_says_most(small_index: Index) -> None:
-    recall = small_index.head_table().set_index(["layer", "head"])["pca2_recall_1_content"]
+    recall = small_index.head_table().set_index(["layer", "head"])["pca2_recall1_content"]
     layer, head = recall.idxmax()  # type: ignore[misc]
     visitor = Visitor(small_index)
     assert (visitor.widget("layer").value, visitor.widget("head").value) == (str(layer), str(head))

@@ -69,9 +69,9 @@ def test_the_report_prints_every_score_of_every_head(small_index: Index, capsys:
         rows = {cells[0]: cells for line in part.splitlines() if len(cells := line.replace("│", " ").split()) > 3}
         for (layer, head), scores in table.iterrows():
             cells = rows[f"L{layer}H{head}"]
-            assert cells[1] == f"{scores[f'pca{dims}_recall_1']:.3f}"
+            assert cells[1] == f"{scores[f'pca{dims}_recall1']:.3f}"
             assert cells[-1] in ("good", "fair", "poor")
-        assert rows["mean"][1] == f"{table[f'pca{dims}_recall_1'].mean():.3f}"
+        assert rows["mean"][1] == f"{table[f'pca{dims}_recall1'].mean():.3f}"
 
 
 def test_the_report_as_json_has_every_head_and_every_score(
@@ -97,12 +97,12 @@ def test_the_report_as_json_has_every_head_and_every_score(
 
 
 def test_scores_that_are_undefined_are_null(build_command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Three sequences of one word: no row has three content keys, so recall_3_content is nan for every head."""
+    """Three sequences of one word: no row has three content keys, so recall3_content is nan for every head."""
     Path(build_command[4]).write_text("bank\nbank\nbat\n")
     assert main([*build_command, "--quiet"]) == 0
     assert main(["report", build_command[6], "--json"]) == 0
     heads = json.loads(capsys.readouterr().out)["heads"]
-    assert all(head["pca2_recall_3_content"] is None for head in heads)
+    assert all(head["pca2_recall3_content"] is None for head in heads)
     assert main(["report", build_command[6]]) == 0
     assert " - " in capsys.readouterr().out
 
@@ -115,7 +115,7 @@ def test_an_index_of_one_sequence_is_reported_without_scores(
     assert main(["report", build_command[6], "--json"]) == 0
     heads = json.loads(capsys.readouterr().out)["heads"]
     assert len(heads) == 8
-    assert all(head.get("pca2_recall_1") is None for head in heads)
+    assert all(head.get("pca2_recall1") is None for head in heads)
     assert main(["report", build_command[6]]) == 0
     out = capsys.readouterr().out
     assert "1 sequences read" in out

@@ -138,7 +138,7 @@ def test_a_planted_scale_is_undone(method: Method) -> None:
         assert other.scale == pytest.approx(8 * one.scale, rel=1e-6)
     first, second = pca_scores(sample, one), pca_scores(planted, other)
     assert second.weighted_correlation == pytest.approx(first.weighted_correlation, abs=1e-6)
-    assert second.recall_1 == first.recall_1
+    assert second.recall1 == first.recall1
 
 
 @pytest.mark.parametrize("causal", [False, True])

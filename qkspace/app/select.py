@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from qkspace.app.colours import QUERY_KEY, Colouring, Legend, colour_tokens, colourable
-from qkspace.index import Head, Index, View, attend, strongest
+from qkspace.index import Head, Index, View, strongest
 from qkspace.schema import FloatArray, IntArray, QKSpaceError
 
 Kind = Literal["query", "key"]
@@ -94,6 +94,7 @@ class Shown:
             order = np.random.default_rng(0).permutation(len(lengths))
             chosen = np.zeros(len(lengths), dtype=bool)
             chosen[order] = np.cumsum(lengths[order]) <= max_tokens
+            chosen[order[0]] = True  # something, also where one sequence is longer than that
             self.is_shown = np.repeat(chosen, lengths)
         self.rows = np.flatnonzero(self.is_shown)
         self.sequence_number = np.repeat(np.arange(len(lengths)), lengths)  # of each row, as in index.sequences
@@ -129,7 +130,7 @@ class Shown:
     def most_faithful(self) -> tuple[int, int]:
         """Return layer and head of the map that says most about the attention between ordinary words."""
         table = self.head_table
-        recall = table.get(f"{self.methods[0]}2_recall_1_content")
+        recall = table.get(f"{self.methods[0]}2_recall1_content")
         best = 0 if recall is None or recall.isna().all() else int(np.nanargmax(recall.to_numpy()))
         return int(table["layer"][best]), int(table["head"][best])
 
@@ -154,9 +155,9 @@ def shown_of(index: Index) -> Shown:
 
 
 def all_heads(shown: Shown, state: State) -> dict[str, NDArray[Any]]:
-    """Return layer, head and recall_1 of the map of every head (nan where it is not scored)."""
+    """Return layer, head and recall1 of the map of every head (nan where it is not scored)."""
     table = shown.head_table
-    recall = table.get(f"{state.method}2_recall_1", pd.Series(np.nan, index=table.index))
+    recall = table.get(f"{state.method}2_recall1", pd.Series(np.nan, index=table.index))
     return {
         "layer": table["layer"].to_numpy(dtype=np.int32),
         "head": table["head"].to_numpy(dtype=np.int32),
@@ -168,13 +169,15 @@ def points(shown: Shown, state: State) -> dict[Kind, Points]:
     """Return where queries and keys lie, and for each its partners: a query's top keys, a key's top queries."""
     view, head = shown.view(state), shown.head(state)
     rows = shown.rows
-    attended_by = _strongest_queries(head.top_key, head.top_attention)
-    partners = {"query": (head.top_key[:, :N_TOP], head.top_attention[:, :N_TOP]), "key": attended_by}
+    top_key, top_attention = head.top_key[rows], head.top_attention[rows]
+    here = np.where(
+        top_key >= 0, np.searchsorted(rows, top_key), -1
+    )  # a partner is in the same sequence, so is drawn too
+    queries, weights = _strongest_queries(here, top_attention)
+    attended_by = (np.where(queries >= 0, rows[queries], -1), weights)
+    partners = {"query": (top_key[:, :N_TOP], top_attention[:, :N_TOP]), "key": attended_by}
     kinds: tuple[tuple[Kind, FloatArray], ...] = (("query", view.query), ("key", view.key))
-    return {
-        kind: Points(rows, place[rows, 0], place[rows, 1], partners[kind][0][rows], partners[kind][1][rows])
-        for kind, place in kinds
-    }
+    return {kind: Points(rows, place[rows, 0], place[rows, 1], *partners[kind]) for kind, place in kinds}
 
 
 def _strongest_queries(top_key: IntArray, top_attention: FloatArray) -> tuple[IntArray, FloatArray]:
@@ -264,8 +267,7 @@ def selected_attention(shown: Shown, state: State) -> FloatArray:
     assert state.selected is not None  # the callers ask only then
     kind, row = state.selected
     rows = shown.sequence_rows(row)
-    head = shown.head(state)
-    attention = attend(head.query[rows], head.key[rows], head.spec)
+    attention = shown.head(state).attention(int(shown.index.tokens["sequence"].iloc[row]))
     return attention[row - rows.start] if kind == "query" else attention[:, row - rows.start]
 
 

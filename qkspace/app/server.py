@@ -40,8 +40,8 @@ def open_shared(root: Path) -> Index:
 
 def find_indexes(folder: Path = OUT) -> list[Path]:
     """Return the finished indexes in a folder, the newest first."""
-    manifests = sorted(folder.glob(f"*/{store.MANIFEST}"), key=lambda path: path.stat().st_mtime, reverse=True)
-    return [path.parent for path in manifests]
+    manifests = [path for path in folder.glob(f"*/{store.MANIFEST}") if store.is_ours(path.parent)]
+    return [path.parent for path in sorted(manifests, key=lambda path: path.stat().st_mtime, reverse=True)]
 
 
 def fill(doc: Document, roots: Sequence[Path], arguments: Mapping[str, Sequence[bytes]]) -> None:

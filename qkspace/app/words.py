@@ -63,7 +63,7 @@ def head_card(shown: Shown, state: State) -> str:
     """Say how far the map of a head can be trusted, what the head does, and how its vectors were normalised."""
     view, head = shown.view(state), shown.head(state)
     scores = view.scores
-    word = "not scored" if scores is None else verdict(scores.recall_1, scores.recall_1_content)
+    word = "not scored" if scores is None else verdict(scores.recall1, scores.recall1_content)
     table = shown.head_table
     row = table[(table["layer"] == state.layer) & (table["head"] == state.head)].iloc[0]
     sentences = in_words(scores)
@@ -94,10 +94,12 @@ def gauge_words(gauge: Gauge) -> str:
     """Say what was done to the vectors before the projection; attention is the same before and after."""
     scale = "" if abs(math.log(gauge.scale)) < 1e-9 else f"queries divided and keys multiplied by {gauge.scale:.3g}, "
     done = f"{MATRICES.get(gauge.matrix_name, '')}{scale}{TRANSLATIONS[gauge.translation_name]}"
-    return (
-        f"{done[0].upper()}{done[1:]}. None of this changes attention; it was chosen because it makes distance on the map "
-        "follow attention most closely."
+    why = (
+        "; it was chosen because it makes distance on the map follow attention most closely"
+        if gauge.curve_names
+        else ""
     )
+    return f"{done[0].upper()}{done[1:]}. None of this changes attention{why}."
 
 
 def _score_table(shown: Shown, state: State) -> str:
@@ -105,10 +107,10 @@ def _score_table(shown: Shown, state: State) -> str:
     if scores is None:
         return ""
     rows = (
-        ("nearest key is the most attended", scores.recall_1),
-        ("most attended among 3 nearest", scores.recall_3),
-        ("the first, ordinary words alone", scores.recall_1_content),
-        ("the second, ordinary words alone", scores.recall_3_content),
+        ("nearest key is the most attended", scores.recall1),
+        ("most attended among 3 nearest", scores.recall3),
+        ("the first, ordinary words alone", scores.recall1_content),
+        ("the second, ordinary words alone", scores.recall3_content),
         ("nats lost (attention KL)", scores.attention_kl),
         ("weighted correlation (-1 best)", scores.weighted_correlation),
         ("rank correlation (-1 best)", scores.spearman),
