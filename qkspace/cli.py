@@ -178,7 +178,9 @@ def _verify(options: argparse.Namespace, console: Console) -> int:
     faults = store.verify(options.index)
     for fault in faults:
         console.error(f"{options.index}: {fault}")
-    if not faults:
+    if faults:
+        console.say("Make it again with the command that made it and --overwrite.")
+    else:
         n = len(store.read_manifest(options.index)["files"])
         console.result(f"{options.index}: sound, {n} files are what the manifest says")
     return 1 if faults else 0

@@ -38,8 +38,9 @@ class Console:
             MofNCompleteColumn(),
             TextColumn(unit),
             TimeElapsedColumn(),
-            TextColumn("left"),
+            TextColumn("elapsed,"),
             TimeRemainingColumn(),
+            TextColumn("left"),
             console=self._progress,
         ) as progress:
             task = progress.add_task(escape(label), total=total, completed=done)

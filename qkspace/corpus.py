@@ -94,6 +94,12 @@ def _format(name: str, asked: str | None) -> str:
     if path.is_dir():
         if asked not in (None, "datasets"):
             raise QKSpaceError(f"{name} is a folder, and the format {asked} expects a file: give one of its files.")
+        ours = sorted(p.name for p in path.iterdir() if FORMAT_OF_SUFFIX.get(p.suffix.lower()) == "conllu")
+        if ours:
+            raise QKSpaceError(
+                f"{name} is a folder of CoNLL-U, which the reader of data sets does not know. Name the files: "
+                f"{', '.join(ours)} (several may be given)."
+            )
         return "datasets"
     if path.exists():
         found = asked or FORMAT_OF_SUFFIX.get(path.suffix.lower())

@@ -83,7 +83,10 @@ def load(
         with _quiet():
             tokenizer = AutoTokenizer.from_pretrained(name, **options)
     except _load_errors() as error:
-        raise QKSpaceError(f"--model {name}: its tokenizer could not be loaded ({_first_line(error)}).") from error
+        raise QKSpaceError(
+            f"--model {name}: a {type(model).__name__} was loaded, but no tokenizer ({_first_line(error)}). This version reads "
+            "text; a model of images or sound has none. Of a model of text, put its tokenizer files into the same folder."
+        ) from error
     return Checkpoint(name, model.to(chosen).eval(), tokenizer)
 
 

@@ -47,9 +47,9 @@ def show(
     index.head(layer, head)
     try:
         output_notebook(INLINE, hide_banner=True)
-    except ModuleNotFoundError as error:  # IPython is what a notebook has
+    except ModuleNotFoundError:  # IPython is what a notebook has
         message = f"index.show works in a notebook. Here, open the page with `qkspace serve {index.root}`."
-        raise QKSpaceError(message) from error
+        raise QKSpaceError(message) from None
 
     def page(doc: Document) -> None:
         make_document(doc, index, layer=layer, head=head, theme=theme, address=False)

@@ -99,7 +99,11 @@ def build(
         with store.locked(root):
             if (root / store.MANIFEST).exists():
                 raise QKSpaceError(f"{root}: another build has just finished there. Run the command again.")
-            Build(model, sources, root, parameters, console).run()
+            try:
+                Build(model, sources, root, parameters, console).run()
+            except QKSpaceError:
+                store.give_up(root)
+                raise
             store.end_work(root)
     return Index(root)
 

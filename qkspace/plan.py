@@ -93,6 +93,8 @@ def holds_the_same(root: Path, model: str, sources: list[str], parameters: Param
         return False
     try:
         found = store.read_manifest(root)["made_from"] if manifest.exists() else store.read_json(plan)
+        if manifest.exists() and store.verify(root):
+            return False  # damaged: made anew
     except QKSpaceError:
         return False
     asked = request_of(model, sources, parameters)
@@ -144,9 +146,21 @@ def _same(found: Any, asked: Any) -> bool:
     return bool(found == asked)
 
 
+def _shown(value: Any) -> str:
+    """Write a value of a request as a user knows it, with the first digits of a digest."""
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
+    if isinstance(value, dict) and "source" in value:
+        digest = value.get("content")
+        return f"{value['source']}" + (f" with content {digest[:8]}" if digest else "")
+    return repr(value)
+
+
 def refuse_other(found: dict[str, Any], asked: dict[str, Any], root: Path) -> None:
     """Refuse to go on with, or to return, an index of something else."""
     different = sorted(name for name in asked if not _same(found.get(name), asked[name]))
     if different:
-        changes = "; ".join(f"{name} was {found.get(name)!r}, now {asked[name]!r}" for name in different[:3])
+        changes = "; ".join(
+            f"{name} was {_shown(found.get(name))}, now {_shown(asked[name])}" for name in different[:3]
+        )
         raise QKSpaceError(f"{root} is an index of something else ({changes}). Use --overwrite, or another --out.")

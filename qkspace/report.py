@@ -23,7 +23,7 @@ SCORE_TITLES = {
     "spearman": "spearman",
     "trustworthiness": "trust",
 }
-VERDICTS = (("good", 0.7, 0.4), ("fair", 0.4, 0.2))  # from which recall1 and recall1_content a map is called so
+VERDICTS = (("good", 0.7, 0.5), ("fair", 0.4, 0.25))  # from which recall1 and recall1_content a map is called so
 
 
 def as_json(index: Index) -> dict[str, Any]:
@@ -105,9 +105,13 @@ def in_words(scores: Scores | None) -> list[str]:
     """Say what the scores of a map mean to somebody who does not know them."""
     if scores is None:
         return ["This corpus has a single sequence, so nothing could be held out and the map is not scored."]
-    lines = [f"For {_in_ten(scores.recall1)} tokens, the nearest key on the map is the one the token attends to most."]
+    lines = [
+        f"For {_in_ten(scores.recall1)} tokens, the nearest key of the same sequence is the one the token attends to most."
+    ]
     if not math.isnan(scores.recall1_content):
-        lines.append(f"Among ordinary words alone (no special tokens) it is {_in_ten(scores.recall1_content)}.")
+        lines.append(
+            f"Among ordinary words alone (no special or first tokens) it is {_in_ten(scores.recall1_content)}."
+        )
     lines.append(
         f"Reading attention off the map loses {scores.attention_kl:.2f} nats a token "
         f"({'little' if scores.attention_kl < 0.25 else 'some' if scores.attention_kl < 0.75 else 'much'})."

@@ -297,6 +297,14 @@ def end_work(root: Path) -> None:
     shutil.rmtree(root / WORK, ignore_errors=True)
 
 
+def give_up(root: Path) -> None:
+    """Leave nothing behind of a build that was refused before anything was finished."""
+    if not (root / WORK / "read.json").exists():
+        end_work(root)
+        if not any(root.iterdir()):
+            root.rmdir()
+
+
 def is_ours(root: Path) -> bool:
     """Tell whether the manifest of a folder is that of an index, of whatever version."""
     try:

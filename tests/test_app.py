@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import shutil
@@ -583,9 +584,11 @@ def test_an_index_that_was_built_anew_is_read_anew(small_index: Index, tmp_path:
 def test_indexes_are_found_newest_first_and_unfinished_ones_are_not(tmp_path: Path) -> None:
     for age, name in enumerate(("newest", "middle", "oldest")):
         (tmp_path / name).mkdir()
-        (tmp_path / name / store.MANIFEST).write_text("{}")
+        (tmp_path / name / store.MANIFEST).write_text(json.dumps({"format": store.FORMAT}))
         os.utime(tmp_path / name / store.MANIFEST, (1000 - age, 1000 - age))
     (tmp_path / "unfinished").mkdir()
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / store.MANIFEST).write_text('{"name": "an app"}')
     assert [path.name for path in find_indexes(tmp_path)] == ["newest", "middle", "oldest"]
 
 

@@ -66,7 +66,7 @@ WIDGET_CSS = f"""
 .bk-btn {{
   background: var(--field); color: var(--ink); border: 1px solid var(--line); border-radius: 6px; font-size: 13px;
 }}
-.bk-btn:hover {{ border-color: var(--accent); color: var(--accent); }}
+.bk-btn:hover {{ background: var(--field) !important; border-color: var(--accent); color: var(--accent); }}
 select.bk-input {{ appearance: auto !important; background-image: none !important; }}
 .noUi-target {{ background: var(--line); border: none; box-shadow: none; height: 5px; border-radius: 3px; }}
 .noUi-connect {{ background: var(--accent); }}

@@ -42,8 +42,8 @@ EXPLAIN = {
 
 SCALE = ", ".join(Cividis256[i] for i in range(0, 256, 15))
 HEADS_TITLE = (
-    '<h2 style="margin:0 0 2px">All heads (click to open)</h2><div class="small muted">Tokens whose nearest key is the '
-    f'right one:</div><div class="between small muted" style="gap:6px"><span>none</span><span class="scale" '
+    '<h2 style="margin:0 0 2px">All heads (click to open)</h2><div class="small muted">Tokens whose nearest key is '
+    f'right:</div><div class="between small muted" style="gap:6px"><span>none</span><span class="scale" '
     f'style="flex:1;background:linear-gradient(90deg, {SCALE})"></span><span>all</span></div>'
 )
 
@@ -78,11 +78,14 @@ def head_card(shown: Shown, state: State) -> str:
         for column, (name, explanation) in EXPLAIN.items()
     )
     badge = f'<span class="badge {word if word in ("good", "fair", "poor") else "muted"}">{word} map</span>'
-    kv = f" (key head {head.kv_head})" if head.spec.n_kv_heads != head.spec.n_heads else ""
+    kv = (
+        f'<p class="small muted">It reads key head {head.kv_head} of its layer.</p>'
+        if head.spec.n_kv_heads != head.spec.n_heads
+        else ""
+    )
     return (
-        f'<div class="card"><div class="between"><span class="title">Layer {state.layer}, head {state.head}'
-        f'<span class="small muted">{kv}</span></span>{badge}</div>'
-        f'<div style="margin-top:8px">{trust}</div>'
+        f'<div class="card"><div class="between"><span class="title">Layer {state.layer}, head {state.head}</span>{badge}</div>'
+        f'<div style="margin-top:8px">{kv}{trust}</div>'
         f'<h2 style="margin-top:10px">What the head looks at, over the whole corpus</h2><table>{statistics}</table>'
         f"<details style='margin-top:8px'><summary>How queries and keys were placed</summary>"
         f'<p class="small muted" style="margin-top:6px">{gauge_words(view.gauge)}</p>'
