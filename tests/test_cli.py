@@ -161,6 +161,7 @@ def test_verify_tells_a_sound_index_from_a_damaged_one(index_copy: Path, capsys:
     assert err.splitlines() == [
         f"error: {index_copy}: key/L01.npy: its content changed (sha256 differs)",
         f"error: {index_copy}: tokens.parquet: missing",
+        "Make it again with the command that made it and --overwrite.",
     ]
 
 

@@ -267,7 +267,7 @@ def killed(
     Once the text is read, every run is killed before its third flush, or each `step` flushes later than the one before.
     """
     out = folder / "killed"
-    for n in itertools.chain([5], itertools.count(3, step)):
+    for n in itertools.chain([9], itertools.count(3, step)):
         assert driver.run(command(out), fsync=n) == -signal.SIGKILL
         if when(out):
             break
@@ -384,7 +384,7 @@ def test_the_same_command_again_finds_nothing_to_do(
     [
         (["--seed", "5"], "seed was 0, now 5"),
         (["--max-tokens", "200"], "max_tokens was None, now 200"),
-        (["--dims", "3"], r"dims was \[2\], now \[3\]"),
+        (["--dims", "3"], r"dims was 2, now 3"),
         (["--storage", "float32"], "storage was 'float16', now 'float32'"),
     ],
 )
@@ -460,6 +460,20 @@ def test_overwrite_replaces(tmp_path: Path, make_checkpoint: MakeCheckpoint, cor
     build(model, corpus, out=out, dims=[2], seed=3, max_tokens=300, n_jobs=1, overwrite=True)
     build(model, corpus, out=fresh, dims=[2], seed=3, max_tokens=300, n_jobs=1)
     assert_same_index(out, fresh)
+
+
+def test_overwrite_leaves_a_sound_index_of_the_same_and_replaces_a_damaged_one(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint, corpus: Path
+) -> None:
+    model, out = str(make_checkpoint("bert")), tmp_path / "index"
+    index = build(model, corpus, out=out, dims=[2], max_tokens=300, n_jobs=1)
+    written = (out / "manifest.json").stat().st_mtime_ns
+    build(model, corpus, out=out, dims=[2], max_tokens=300, n_jobs=1, overwrite=True)
+    assert (out / "manifest.json").stat().st_mtime_ns == written
+    (out / "query" / "L00.npy").write_bytes(b"damaged")
+    build(model, corpus, out=out, dims=[2], max_tokens=300, n_jobs=1, overwrite=True)
+    assert store.verify(out) == []
+    assert index.manifest["files"] == Index(out).manifest["files"]
 
 
 def test_overwrite_goes_on_with_its_own_unfinished_build(driver: Driver, small: Any, tmp_path: Path) -> None:
