@@ -661,7 +661,7 @@ def test_a_build_that_was_refused_can_be_run_again_when_its_corpus_is_mended(
         (lambda model: (model / "model.safetensors").unlink(), "could not be loaded"),
         (lambda model: os.truncate(model / "model.safetensors", 3000), "could not be loaded"),
         (lambda model: (model / "config.json").write_text("{"), "could not be loaded"),
-        (lambda model: (model / "tokenizer.json").unlink(), "tokenizer could not be loaded"),
+        (lambda model: (model / "tokenizer.json").unlink(), "no tokenizer"),
     ],
     ids=["no weights", "cut weights", "broken config", "no tokenizer"],
 )
