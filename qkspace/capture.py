@@ -58,14 +58,12 @@ _listeners: dict[int, tuple[str, Callable[..., None]]] = {}  # id(attention modu
 def listening(model: PreTrainedModel, listener: Listener) -> Iterator[None]:
     """Show every attention of `model` to `listener` while the context lasts; calls are numbered from 0 in order.
 
-    The model is in evaluation mode and keeps no gradients meanwhile, and is left as it was found, also after an
-    exception. Models are independent of each other; one model can only be listened to once at a time.
+    The model is in evaluation mode meanwhile and left as it was found, also after an exception; `forward` runs it. Models
+    are independent of each other; one model can only be listened to once at a time.
 
     Raises:
         QKSpaceError: the model does not use the attention interface, or somebody listens already.
     """
-    import torch
-
     if not model._can_set_attn_implementation():
         raise QKSpaceError(
             f"{type(model).__name__} computes attention on its own and not through transformers' attention interface, so "
@@ -87,8 +85,7 @@ def listening(model: PreTrainedModel, listener: Listener) -> Iterator[None]:
     try:
         _register()
         model.set_attn_implementation(IMPLEMENTATION)
-        with torch.inference_mode():
-            yield
+        yield
     finally:
         for key in modules:
             _listeners.pop(key, None)
@@ -232,8 +229,11 @@ def check(
 
 
 def forward(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> None:
-    """Run one forward pass for its attention alone; no cache is kept where the model has one."""
-    model(**batch, use_cache=False) if getattr(model.config, "use_cache", False) else model(**batch)
+    """Run one forward pass for its attention alone; no cache is kept where the model has one, and no gradients."""
+    import torch
+
+    with torch.inference_mode():
+        model(**batch, use_cache=False) if getattr(model.config, "use_cache", False) else model(**batch)
 
 
 def _eager_attentions(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:

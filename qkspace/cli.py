@@ -105,7 +105,10 @@ def _add_build(build: argparse.ArgumentParser) -> None:
     capture.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     capture.add_argument("--dtype", choices=("auto", "float32", "float16", "bfloat16"), default="auto")
     capture.add_argument(
-        "--batch-tokens", type=int, default=4096, help="padded tokens of a forward pass (default 4096)"
+        "--batch-tokens",
+        type=int,
+        default=1024,
+        help="padded tokens of a forward pass (default 1024; a GPU wants more)",
     )
     capture.add_argument("--revision", help="branch, tag or commit of a name on the hub")
     capture.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the checkpoint")

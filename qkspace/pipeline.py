@@ -17,6 +17,8 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -265,21 +267,31 @@ class Build:
         p = self.parameters
         units = plan_units(tokens, layers, p.top_k, p.storage)
         n_stored = int(tokens.lengths[tokens.is_stored].sum())
-        with UnitFiles(self.root, layers, n_stored, p.top_k, p.storage) as files:
+        with ExitStack() as stack:
+            files = stack.enter_context(UnitFiles(self.root, layers, n_stored, p.top_k, p.storage))
             left = [unit for unit in units if not files.is_finished(unit)]
+            results = extract(
+                checkpoint.model,
+                layers,
+                tokens,
+                left,
+                pad_id=_pad_id(checkpoint),
+                batch_tokens=p.batch_tokens,
+                top_k=p.top_k,
+                storage=p.storage,
+            )
+            stack.enter_context(closing(results))
+            writer = stack.enter_context(ThreadPoolExecutor(1))  # writes one unit while the next ones are captured
             label, done = "Capturing queries and keys", len(units) - len(left)
-            for unit in self.console.track(left, len(units), label, done=done, unit="units"):
-                result = extract(
-                    checkpoint.model,
-                    layers,
-                    tokens,
-                    unit,
-                    pad_id=_pad_id(checkpoint),
-                    batch_tokens=p.batch_tokens,
-                    top_k=p.top_k,
-                    storage=p.storage,
-                )
-                files.finish(unit, result)
+            writing: Future[None] | None = None
+            for unit, result in zip(
+                left, self.console.track(results, len(units), label, done=done, unit="units"), strict=True
+            ):
+                if writing is not None:
+                    writing.result()
+                writing = writer.submit(files.finish, unit, result)
+            if writing is not None:
+                writing.result()
             return files.sums(units)
 
     # ---------------------------------------------------------------- tables

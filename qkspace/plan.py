@@ -32,8 +32,8 @@ class Parameters:
     random with `seed` until that many tokens are stored (None stores all); statistics run over all that is read.
     max_length: tokens of a sequence, None for the model's context, at most 1,024. long: "split" a longer sequence into
     windows, or "cut" it after the first. storage: type of the stored vectors. top_k: attended keys kept for each query.
-    batch_tokens: padded tokens of a forward pass. name: what to call the model. The rest says how the corpus is read
-    (`corpus.read`) and the model is loaded (`model.load`).
+    batch_tokens: padded tokens of a forward pass; a GPU wants more. name: what to call the model. The rest says how the
+    corpus is read (`corpus.read`) and the model is loaded (`model.load`).
     """
 
     methods: tuple[str, ...] = ("pca",)
@@ -45,7 +45,7 @@ class Parameters:
     seed: int = 0
     storage: Literal["float16", "float32"] = "float16"
     top_k: int = 8
-    batch_tokens: int = 4096
+    batch_tokens: int = 1024
     dtype: DType = "auto"
     revision: str | None = None
     trust_remote_code: bool = False

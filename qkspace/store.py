@@ -182,6 +182,10 @@ class RowFile:
         n_bytes = run * self._row_bytes
         return b"".join(os.pread(self._file.fileno(), n_bytes, self._offset(h, row)) for h in range(self.shape[0]))
 
+    def flush(self) -> None:
+        """Wait until what was written is on the disk."""
+        os.fdatasync(self._file.fileno())
+
     def close(self) -> None:
         """Wait until everything is on the disk, and close."""
         os.fsync(self._file.fileno())

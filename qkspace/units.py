@@ -7,16 +7,17 @@ the sums of its statistics and the check sums of what it wrote. Knows no model.
 from __future__ import annotations
 
 import shutil
-import zlib
-from dataclasses import fields
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
 
 from qkspace import store
-from qkspace.extract import LayerRows, Unit, UnitResult, bytes_per_token
+from qkspace.extract import Unit, UnitResult, bytes_per_token
 from qkspace.schema import LayerSpec, QKSpaceError
 
 
@@ -39,9 +40,8 @@ class UnitFiles:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for layer in self._files:
-            for file in layer.values():
-                file.close()
+        with ThreadPoolExecutor() as pool:  # the disk takes them side by side
+            list(pool.map(store.RowFile.close, (file for layer in self._files for file in layer.values())))
 
     def _refuse_small_disk(self, n_tokens: int) -> None:
         needed = n_tokens * bytes_per_token(self.layers, self.top_k, self.storage)
@@ -70,14 +70,22 @@ class UnitFiles:
 
     def finish(self, unit: Unit, result: UnitResult) -> None:
         """Write a unit's rows, then its marker with the check sums of what was written."""
-        checksums = []
-        for rows, files in zip(result.rows, self._files, strict=True):
-            for field in fields(LayerRows):
-                block = np.ascontiguousarray(getattr(rows, field.name))
-                files[field.name].write(unit.row, block)
-                checksums.append(zlib.crc32(block.data.cast("B")) if block.size else 0)
+        parts = [
+            (getattr(rows, name), files[name])
+            for rows, files in zip(result.rows, self._files, strict=True)
+            for name in files
+        ]
+
+        def write(part: tuple[NDArray[Any], store.RowFile]) -> int:
+            block = np.ascontiguousarray(part[0])
+            part[1].write(unit.row, block)
+            part[1].flush()
+            return xxh3_64_intdigest(block.data.cast("B") if block.size else b"")
+
+        with ThreadPoolExecutor() as pool:
+            checksums = list(pool.map(write, parts))
         sums = {f"sums{i:02d}": values for i, values in enumerate(result.sums)}
-        marks = {"n_tokens": np.asarray(result.n_tokens), "crc32": np.asarray(checksums, dtype=np.uint32)}
+        marks = {"n_tokens": np.asarray(result.n_tokens), "xxh3": np.asarray(checksums, dtype=np.uint64)}
         store.write_arrays(self._marker(unit), {**sums, **marks})
 
     def is_finished(self, unit: Unit) -> bool:
@@ -85,11 +93,11 @@ class UnitFiles:
         if not self._marker(unit).exists():
             return False
         try:
-            expected = store.read_arrays(self._marker(unit))["crc32"]
+            expected = store.read_arrays(self._marker(unit))["xxh3"]
         except QKSpaceError:  # a marker damaged since is none: the unit is done again
             return False
-        blocks = (files[field.name].read(unit.row, unit.n_rows) for files in self._files for field in fields(LayerRows))
-        return np.array_equal(expected, np.asarray([zlib.crc32(block) for block in blocks], dtype=np.uint32))
+        blocks = (file.read(unit.row, unit.n_rows) for files in self._files for file in files.values())
+        return np.array_equal(expected, np.asarray([xxh3_64_intdigest(block) for block in blocks], dtype=np.uint64))
 
     def sums(self, units: list[Unit]) -> tuple[list[NDArray[np.float64]], int]:
         """Return the sums of the statistics over all units, layer -> (head, statistic), and the tokens they are over."""

@@ -86,12 +86,13 @@ def extract(rounds: int) -> None:
             build.read(checkpoint)
             tokens = build.tokens()
             layers = build.check(checkpoint, tokens).layers
-            units = plan_units(tokens, layers, 8, "float16")
+            p = build.parameters
+            units = plan_units(tokens, layers, p.top_k, p.storage)
             start = time.perf_counter()
             with torch.inference_mode():
                 for unit in units:
                     sequences = np.arange(unit.first, unit.last)
-                    for batch in make_batches(tokens.lengths[sequences], 4096, layers[0].n_heads):
+                    for batch in make_batches(tokens.lengths[sequences], p.batch_tokens, layers[0].n_heads):
                         forward(checkpoint.model, pad_batch(tokens, sequences[batch], 0, checkpoint.model.device))
             bare = time.perf_counter() - start
             start = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -87,7 +88,40 @@ def run(case: Case, unit: Unit | None = None, **options: Any) -> UnitResult:
     n = len(case.tokens.lengths)
     whole = Unit(0, 0, n, 0, int(case.tokens.lengths[case.tokens.is_stored].sum()))
     chosen = {"pad_id": 0, "batch_tokens": 4096, "top_k": 5, "storage": "float32", **options}
-    return extract(case.checkpoint.model, case.layers, case.tokens, unit or whole, **chosen)
+    (result,) = extract(case.checkpoint.model, case.layers, case.tokens, [unit or whole], **chosen)
+    return result
+
+
+def test_units_side_by_side_are_what_each_gives_alone_and_in_order(case: Case) -> None:
+    """Threads share the weights: the result of a unit is the same to the bit, whichever batch ended first."""
+    lengths = case.tokens.lengths * case.tokens.is_stored
+    cuts = [0, 2, 3, len(lengths)]
+    units = [
+        Unit(i, first, last, int(lengths[:first].sum()), int(lengths[first:last].sum()))
+        for i, (first, last) in enumerate(itertools.pairwise(cuts))
+    ]
+    options: dict[str, Any] = {"pad_id": 0, "batch_tokens": 32, "top_k": 5, "storage": "float32"}
+    together = list(extract(case.checkpoint.model, case.layers, case.tokens, units, **options))
+    assert len(together) == len(units)
+    for unit, found in zip(units, together, strict=True):
+        alone = run(case, unit, batch_tokens=32)
+        for one, other in zip(found.sums, alone.sums, strict=True):
+            np.testing.assert_array_equal(one, other)
+        for rows, expected in zip(found.rows, alone.rows, strict=True):
+            np.testing.assert_array_equal(rows.query, expected.query)
+            np.testing.assert_array_equal(rows.top_key, expected.top_key)
+
+
+def test_a_failing_batch_ends_the_rest_and_leaves_model_and_threads_as_they_were(case: Case) -> None:
+    threads, implementation = torch.get_num_threads(), case.checkpoint.model.config._attn_implementation
+    wrong = tuple(replace(layer, causal=not layer.causal) for layer in case.layers)
+    units = [Unit(i, i, i + 1, 0, int(case.tokens.lengths[i])) for i in range(3)]
+    options: dict[str, Any] = {"pad_id": 0, "batch_tokens": 32, "top_k": 5, "storage": "float32"}
+    with pytest.raises(QKSpaceError, match="not the one seen at the check"):
+        list(extract(case.checkpoint.model, wrong, case.tokens, units, **options))
+    assert torch.get_num_threads() == threads
+    assert case.checkpoint.model.config._attn_implementation == implementation
+    assert len(run(case).rows) == len(case.layers)
 
 
 def assert_same_rows(found: LayerRows, expected: LayerRows, atol: float = 1e-5) -> None:
