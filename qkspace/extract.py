@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -42,6 +42,7 @@ STATISTICS = (*KEY_CLASSES, "entropy", "entropy_uniform", "attention_max", "valu
 UNIT_TOKENS, UNIT_BYTES = 12_288, 256 << 20  # a unit ends at whichever comes first
 TINY = 1e-30  # whose logarithm is finite, so that no weight times it is 0; torch's own 0 log 0 = 0 is five times slower
 ATTENTION_BYTES = 128 << 20  # the attention of one layer and batch
+IN_WORK = 2  # units whose batches run at a time, so that threads need not wait for the last batch of one
 MAX_WORKERS = 4  # batches that are run side by side on a CPU, each with its share of the threads
 
 
@@ -153,16 +154,17 @@ def extract(
     model: PreTrainedModel,
     layers: tuple[LayerSpec, ...],
     tokens: Tokens,
-    units: Iterable[Unit],
+    units: Sequence[Unit],
     *,
     pad_id: int,
     batch_tokens: int,
     top_k: int,
     storage: str,
 ) -> Generator[UnitResult, None, None]:
-    """Run units through the model and yield what is kept of each, in their order; two are in work at a time.
+    """Run units through the model and yield what is kept of each, in their order.
 
-    On a CPU batches run side by side, each in a thread with its share of the processor.
+    Two are in work at a time, and what was yielded holds until the next but one is asked for, when its memory is used
+    again. On a CPU batches run side by side, each in a thread with its share of the processor.
 
     Args:
         model: a model whose `check` gave `layers`.
@@ -205,13 +207,15 @@ def extract(
             free.put((own, watcher))
         pool = ThreadPoolExecutor(n_workers, initializer=torch.set_num_threads, initargs=(threads // n_workers,))
         stack.callback(pool.shutdown, cancel_futures=True)
+        n_rows = max((unit.n_rows for unit in units), default=0)
+        buffers = [_buffers(layers, n_rows, top_k, storage) for _ in range(min(len(units), IN_WORK + 1))]
         ahead: deque[tuple[_UnitRows, list[Future[list[NDArray[np.float64]]]]]] = deque()
-        for unit in units:
-            rows = _UnitRows(layers, tokens, unit, top_k, storage)
+        for number, unit in enumerate(units):
+            rows = _UnitRows(layers, tokens, unit, buffers[number % len(buffers)])
             sequences = np.arange(unit.first, unit.last)
             batches = make_batches(tokens.lengths[sequences], batch_tokens, max(layer.n_heads for layer in layers))
             ahead.append((rows, [pool.submit(run, rows, sequences[batch]) for batch in batches]))
-            if len(ahead) == 2:
+            if len(ahead) == IN_WORK:
                 yield result(*ahead.popleft())
         while ahead:
             yield result(*ahead.popleft())
@@ -222,34 +226,41 @@ def sharing_weights(model: PreTrainedModel) -> PreTrainedModel:
     return copy.deepcopy(model, memo={id(t): t for t in (*model.parameters(), *model.buffers())})
 
 
+def _buffers(layers: tuple[LayerSpec, ...], n_rows: int, top_k: int, storage: str) -> list[dict[str, Tensor]]:
+    """Return room for the rows of a unit, a layer each, laid out as the model lays out what is taken from it."""
+    import torch
+
+    dtype = {"float16": torch.float16, "float32": torch.float32}[storage]
+    n = n_rows + 1  # the last row takes what is not kept
+    return [
+        {
+            "query": torch.empty(n, layer.n_heads, layer.d_head, dtype=dtype),
+            "key": torch.empty(n, layer.n_kv_heads, layer.d_head, dtype=dtype),
+            "value_norm": torch.empty(n, layer.n_kv_heads, dtype=dtype),
+            "top": torch.empty(layer.n_heads, n, top_k, dtype=torch.int32),  # packed, see `pack_strongest`
+        }
+        for layer in layers
+    ]
+
+
 class _UnitRows:
-    """Buffers of one unit, filled a batch and layer at a time, each laid out as the model lays out what it takes."""
+    """The rows of one unit, which batches of it fill a layer at a time."""
 
-    def __init__(self, layers: tuple[LayerSpec, ...], tokens: Tokens, unit: Unit, top_k: int, storage: str) -> None:
-        import torch
-
-        self.layers, self.tokens, self.unit, self.top_k = layers, tokens, unit, top_k
-        dtype = {"float16": torch.float16, "float32": torch.float32}[storage]
+    def __init__(
+        self, layers: tuple[LayerSpec, ...], tokens: Tokens, unit: Unit, buffers: list[dict[str, Tensor]]
+    ) -> None:
+        self.layers, self.tokens, self.unit, self.buffers = layers, tokens, unit, buffers
         stored = tokens.is_stored[unit.first : unit.last]
         lengths = tokens.lengths[unit.first : unit.last]
         self.row_of = np.concatenate([[0], np.cumsum(np.where(stored, lengths, 0))])  # within the unit
-        n = unit.n_rows + 1  # the last row takes what is not kept
-        self.buffers = [
-            {
-                "query": torch.empty(n, layer.n_heads, layer.d_head, dtype=dtype),
-                "key": torch.empty(n, layer.n_kv_heads, layer.d_head, dtype=dtype),
-                "value_norm": torch.empty(n, layer.n_kv_heads, dtype=dtype),
-                "top": torch.zeros(layer.n_heads, n, top_k, dtype=torch.int32),  # packed, see `pack_strongest`
-            }
-            for layer in layers
-        ]
+        for buffer in buffers:
+            buffer["top"].zero_()  # a sequence shorter than k fills a part only
         self.low = (1 << int(lengths.max()).bit_length()) - 1
 
     def result(self, sums: list[NDArray[np.float64]]) -> UnitResult:
         """Return the filled buffers as arrays, head first, with the sums of the statistics."""
         n_tokens = int(self.tokens.starts[self.unit.last] - self.tokens.starts[self.unit.first])
-        with ThreadPoolExecutor() as pool:
-            return UnitResult(tuple(pool.map(self._layer, range(len(self.layers)))), tuple(sums), n_tokens)
+        return UnitResult(tuple(self._layer(i) for i in range(len(self.layers))), tuple(sums), n_tokens)
 
     def _layer(self, number: int) -> LayerRows:
         import torch
@@ -289,7 +300,7 @@ class _Watcher:
         first_row = rows.row_of[sequences - unit.first]
         kept = inside & tokens.is_stored[sequences][:, None]
         self.any_kept = bool(kept.any())
-        places = np.where(kept, first_row[:, None] + np.arange(n)[None, :], unit.n_rows)
+        places = np.where(kept, first_row[:, None] + np.arange(n)[None, :], len(rows.buffers[0]["query"]) - 1)
         self.rows = torch.from_numpy(places.ravel())  # of each place in sequence x token
         self.sums: list[NDArray[np.float64]] = []  # layer -> (head, statistic)
 
@@ -302,7 +313,7 @@ class _Watcher:
             raise QKSpaceError(f"{call.module}: its attention mask over {n} tokens is not the one seen at the check.")
         value_norm = call.value.float().norm(dim=-1)  # (sequence, kv_head, token)
         attention = call.attention.float()  # (sequence, head, query token, key token)
-        top = pack_strongest(attention, min(self.unit.top_k, n), self.unit.low)
+        top = pack_strongest(attention, min(buffer["top"].shape[2], n), self.unit.low)
         self.sums.append(self._statistics(attention, top, layer, value_norm).cpu().double().numpy())
         if not self.any_kept:
             return

@@ -34,6 +34,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_64
 
 from qkspace.schema import FloatArray, IntArray, QKSpaceError
 
@@ -167,20 +168,25 @@ class RowFile:
     def _offset(self, head: int, row: int) -> int:
         return self._start + (head * self.shape[1] + row) * self._row_bytes
 
-    def write(self, row: int, block: NDArray[Any]) -> None:
-        """Write block (head, run, ...) at tokens row:row + run of every head."""
-        block = np.ascontiguousarray(block, dtype=self.dtype)
-        for head in range(self.shape[0]):
-            data = memoryview(block[head]).cast("B") if block[head].size else memoryview(b"")
+    def write(self, row: int, block: NDArray[Any]) -> int:
+        """Write block (head, run, ...) at tokens row:row + run of every head; return the check sum of its bytes."""
+        seen = xxh3_64()
+        for head in range(self.shape[0]):  # one at a time, so that a block in another order is never copied whole
+            part = np.ascontiguousarray(block[head], dtype=self.dtype)
+            data = part.data.cast("B") if part.size else memoryview(b"")
+            seen.update(data)
             position = self._offset(head, row)
             while data:  # a write may be short
                 written = os.pwrite(self._file.fileno(), data, position)
                 data, position = data[written:], position + written
+        return seen.intdigest()
 
-    def read(self, row: int, run: int) -> bytes:
-        """Return the bytes of tokens row:row + run of every head, in the order of `write`."""
-        n_bytes = run * self._row_bytes
-        return b"".join(os.pread(self._file.fileno(), n_bytes, self._offset(h, row)) for h in range(self.shape[0]))
+    def checksum(self, row: int, run: int) -> int:
+        """Return the check sum of tokens row:row + run of every head as they are in the file."""
+        seen = xxh3_64()
+        for head in range(self.shape[0]):
+            seen.update(os.pread(self._file.fileno(), run * self._row_bytes, self._offset(head, row)))
+        return seen.intdigest()
 
     def flush(self) -> None:
         """Wait until what was written is on the disk."""

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from xxhash import xxh3_64_intdigest
 
 from qkspace import store
 from qkspace.extract import Unit, UnitResult, bytes_per_token
 from qkspace.schema import LayerSpec, QKSpaceError
+
+WRITERS = 4  # files written at a time
 
 
 class UnitFiles:
@@ -32,6 +33,7 @@ class UnitFiles:
         """Open the files of an unfinished build, or make them."""
         self.root, self.layers, self.top_k, self.storage = root, layers, top_k, storage
         self._refuse_small_disk(n_tokens)
+        self._pool = ThreadPoolExecutor(WRITERS)
         self._files = [self._open(i, layer, n_tokens) for i, layer in enumerate(layers)]
 
     def __enter__(self) -> UnitFiles:
@@ -40,8 +42,8 @@ class UnitFiles:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with ThreadPoolExecutor() as pool:  # the disk takes them side by side
-            list(pool.map(store.RowFile.close, (file for layer in self._files for file in layer.values())))
+        with self._pool:  # the disk takes them side by side
+            list(self._pool.map(store.RowFile.close, (file for layer in self._files for file in layer.values())))
 
     def _refuse_small_disk(self, n_tokens: int) -> None:
         needed = n_tokens * bytes_per_token(self.layers, self.top_k, self.storage)
@@ -77,13 +79,11 @@ class UnitFiles:
         ]
 
         def write(part: tuple[NDArray[Any], store.RowFile]) -> int:
-            block = np.ascontiguousarray(part[0])
-            part[1].write(unit.row, block)
+            checksum = part[1].write(unit.row, part[0])
             part[1].flush()
-            return xxh3_64_intdigest(block.data.cast("B") if block.size else b"")
+            return checksum
 
-        with ThreadPoolExecutor() as pool:
-            checksums = list(pool.map(write, parts))
+        checksums = list(self._pool.map(write, parts))
         sums = {f"sums{i:02d}": values for i, values in enumerate(result.sums)}
         marks = {"n_tokens": np.asarray(result.n_tokens), "xxh3": np.asarray(checksums, dtype=np.uint64)}
         store.write_arrays(self._marker(unit), {**sums, **marks})
@@ -96,8 +96,8 @@ class UnitFiles:
             expected = store.read_arrays(self._marker(unit))["xxh3"]
         except QKSpaceError:  # a marker damaged since is none: the unit is done again
             return False
-        blocks = (file.read(unit.row, unit.n_rows) for files in self._files for file in files.values())
-        return np.array_equal(expected, np.asarray([xxh3_64_intdigest(block) for block in blocks], dtype=np.uint64))
+        found = [file.checksum(unit.row, unit.n_rows) for files in self._files for file in files.values()]
+        return np.array_equal(expected, np.asarray(found, dtype=np.uint64))
 
     def sums(self, units: list[Unit]) -> tuple[list[NDArray[np.float64]], int]:
         """Return the sums of the statistics over all units, layer -> (head, statistic), and the tokens they are over."""

@@ -101,10 +101,9 @@ def test_units_side_by_side_are_what_each_gives_alone_and_in_order(case: Case) -
         for i, (first, last) in enumerate(itertools.pairwise(cuts))
     ]
     options: dict[str, Any] = {"pad_id": 0, "batch_tokens": 32, "top_k": 5, "storage": "float32"}
-    together = list(extract(case.checkpoint.model, case.layers, case.tokens, units, **options))
-    assert len(together) == len(units)
-    for unit, found in zip(units, together, strict=True):
-        alone = run(case, unit, batch_tokens=32)
+    each = [run(case, unit, batch_tokens=32) for unit in units]
+    together = extract(case.checkpoint.model, case.layers, case.tokens, units, **options)
+    for alone, found in zip(each, together, strict=True):
         for one, other in zip(found.sums, alone.sums, strict=True):
             np.testing.assert_array_equal(one, other)
         for rows, expected in zip(found.rows, alone.rows, strict=True):
