@@ -69,12 +69,21 @@ document.addEventListener("keydown", (event) => {
 THEME_JS = """
 if (window.matchMedia("(prefers-color-scheme: dark)").matches) theme.tags = ["dark"]
 """
+WAIT_JS = """
+// A message changes many sources, and the page may paint between two of them: wait for `place`, which comes last.
+const view = Bokeh.index.find_one(plot)
+if (view == null || view.is_paused) return
+view.pause()
+setTimeout(() => { if (view.is_paused) view.unpause() }, 1000)  // should the rest never come
+"""
 REFIT_JS = """
 const where = place.data.name[0] + place.data.map[0]
 if (plot.tags[0] != where) {  // another head or map has arrived: show it whole
   plot.tags = [where]
   plot.reset.emit()
 }
+const view = Bokeh.index.find_one(plot)
+if (view != null && view.is_paused) setTimeout(() => { if (view.is_paused) view.unpause() })
 """
 OPEN_JS = "window.location.search = '?index=' + encodeURIComponent(cb_obj.value)"
 ADDRESS_JS = """
@@ -239,6 +248,8 @@ class _Page:
         self.theme.on_change("tags", lambda _attr, _old, new: self.change(theme=new[0]))
         self.map.on_event(Tap, self._tap)
         self.heads.on_event(Tap, self._tap_head)
+        wait = CustomJS(args={"plot": self.map}, code=WAIT_JS)
+        self.sources["query"].js_on_change("data", wait)
         refit = CustomJS(args={"plot": self.map, "place": self.sources["place"]}, code=REFIT_JS)
         self.sources["place"].js_on_change("data", refit)
         self.map.tags = [self.shown.head(self.state).name + self.state.method]
@@ -355,11 +366,11 @@ class _Page:
                 self.sources[kind].data["colour"] = packed[kind]
         where = {"name": shown.head(state).name, "map": state.method, "layer": state.layer, "head": state.head}
         where["theme"] = state.theme
-        self.sources["place"].data = {name: [value] for name, value in where.items()}
         self._show_links()
         self._show_selected({"query": colours.query, "key": colours.key})
         self.legend.text = words.legend(colours.legend, markers=state.colour != QUERY_KEY)
         self.token_card.text = words.token_card(shown, state)
+        self.sources["place"].data = {name: [value] for name, value in where.items()}  # last: the map waits for it
 
     def _paint(self) -> None:
         """Give everything the colours of the theme."""
