@@ -88,7 +88,7 @@ if (view != null && view.is_paused) setTimeout(() => { if (view.is_paused) view.
 OPEN_JS = "window.location.search = '?index=' + encodeURIComponent(cb_obj.value)"
 ADDRESS_JS = """
 const query = new URLSearchParams(window.location.search)
-for (const [name, value] of Object.entries(place.data)) if (name != "name" && name != "map") query.set(name, value[0])
+for (const [name, value] of Object.entries(place.data)) if (!["name", "map", "turn"].includes(name)) query.set(name, value[0])
 window.history.replaceState(null, "", "?" + query.toString())
 """
 
@@ -149,6 +149,7 @@ class _Page:
         self.sources = {name: ColumnDataSource() for name in names}
         self.sources |= self._fixed_sources()
         self.indexes = indexes
+        self.turn = 0
         self.pixel = 0.0  # not known before the first click
         self._make_widgets()
         self.map = figures.map_figure(self.sources, self.state.theme, 2 * len(self.shown.rows))
@@ -349,6 +350,7 @@ class _Page:
     def show(self, *, moved: bool) -> None:
         """Write what the state asks for into sources and cards; points are only sent when another head or map moved them."""
         shown, state = self.shown, self.state
+        self.turn += 1
         colours = select.colouring(shown, state)
         packed = select.packed_colours(shown, state, colours)
         if moved:
@@ -364,8 +366,9 @@ class _Page:
         else:
             for kind in select.KINDS:
                 self.sources[kind].data["colour"] = packed[kind]
-        where = {"name": shown.head(state).name, "map": state.method, "layer": state.layer, "head": state.head}
-        where["theme"] = state.theme
+        where: dict[str, Any] = {"name": shown.head(state).name, "map": state.method}
+        where |= {"layer": state.layer, "head": state.head}
+        where |= {"theme": state.theme, "turn": self.turn}  # a turn always differs: what stays the same is not sent
         self._show_links()
         self._show_selected({"query": colours.query, "key": colours.key})
         self.legend.text = words.legend(colours.legend, markers=state.colour != QUERY_KEY)
