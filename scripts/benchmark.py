@@ -190,8 +190,8 @@ def change_head(page: object, head: str) -> float:
               const arrived = new Promise((done) => points.properties.data.change.connect(done))
               doc.get_model_by_name("head").value = head
               await arrived
-              const view = Bokeh.index.find_one(doc.get_model_by_name("map"))
-              while (view.is_paused) await new Promise((done) => requestAnimationFrame(done))
+              await new Promise((done) => setTimeout(done))  // the page's own listeners come after this one
+              while (doc.get_model_by_name("map").hold_render) await new Promise((done) => requestAnimationFrame(done))
               await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))
               return (performance.now() - start) / 1000
             }""",

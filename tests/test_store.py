@@ -168,8 +168,7 @@ def test_a_row_file_takes_its_space_when_it_is_made(tmp_path: Path) -> None:
 
 def test_an_index_without_a_stored_token_has_row_files_too(tmp_path: Path) -> None:
     file = store.RowFile(tmp_path / "L00.npy", (3, 0, 16), "float32")
-    file.write(0, np.zeros((3, 0, 16), dtype=np.float32))
-    assert file.read(0, 0) == b""
+    assert file.write(0, np.zeros((3, 0, 16), dtype=np.float32)) == file.checksum(0, 0)
     file.close()
     assert np.load(tmp_path / "L00.npy").shape == (3, 0, 16)
 

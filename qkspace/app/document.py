@@ -71,10 +71,8 @@ if (window.matchMedia("(prefers-color-scheme: dark)").matches) theme.tags = ["da
 """
 WAIT_JS = """
 // A message changes many sources, and the page may paint between two of them: wait for `place`, which comes last.
-const view = Bokeh.index.find_one(plot)
-if (view == null || view.is_paused) return
-view.pause()
-setTimeout(() => { if (view.is_paused) view.unpause() }, 1000)  // should the rest never come
+plot.hold_render = true
+setTimeout(() => plot.hold_render = false, 1000)  // should the rest never come
 """
 REFIT_JS = """
 const where = place.data.name[0] + place.data.map[0]
@@ -82,8 +80,7 @@ if (plot.tags[0] != where) {  // another head or map has arrived: show it whole
   plot.tags = [where]
   plot.reset.emit()
 }
-const view = Bokeh.index.find_one(plot)
-if (view != null && view.is_paused) setTimeout(() => { if (view.is_paused) view.unpause() })
+setTimeout(() => plot.hold_render = false)
 """
 OPEN_JS = "window.location.search = '?index=' + encodeURIComponent(cb_obj.value)"
 ADDRESS_JS = """
