@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("index", type=Path)
     report.add_argument("--json", action="store_true", help="print everything, for every head, as JSON")
+    report.add_argument("--intervals", action="store_true", help="print each score's 95 %% interval in its place")
     report.set_defaults(run=_report)
     verify = commands.add_parser(
         "verify", allow_abbrev=False, parents=[common], help="compare every file of an index with its check sum"
@@ -164,14 +165,18 @@ def _report(options: argparse.Namespace, console: Console) -> int:
     for line in report.summary(index):
         console.result(line)
     for method, dims in index.maps:
-        columns, rows = report.score_rows(index, method, dims)
+        columns, rows = report.score_rows(index, method, dims, intervals=options.intervals)
+        what = "95 % intervals over sequences" if options.intervals else "on sequences"
         console.table(
-            f"{method} in {dims}-D, on sequences held out from fitting",
+            f"{method} in {dims}-D, {what} held out from fitting",
             columns,
             rows,
             "recall@k: share of tokens whose most attended key is among the k nearest keys on the map; content: without "
-            "special tokens and a decoder's first; KL: nats lost by reading attention off the map; correlations: -1 is best",
+            "special tokens and a decoder's first; KL: nats lost by reading attention off the map; correlations: -1 is best; "
+            "no map: by distance before the projection. Do not believe a poor map. How sure a score is: --intervals",
         )
+        for head, reason in report.unmapped(index, method, dims).items():
+            console.result(f"{head} is not mapped: {reason}")
     return 0
 
 

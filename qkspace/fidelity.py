@@ -10,11 +10,13 @@ sequences of every length without padding.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qkspace import bootstrap
 from qkspace.schema import FloatArray, HeadSample, IntArray, Positions, QKSpaceError
 
 Float64Array = NDArray[np.float64]
@@ -51,6 +53,10 @@ class Scores:
     keys), weighted_correlation where logits do not vary among the keys attended to, spearman where no row has three
     keys and logits that vary, trustworthiness for fewer than four points.
     `beta` is the sharpness at which `attention_kl` (nats) was reached, in 1 / (map unit)^2.
+
+    `*_low` and `*_high` are the ends of a score's 95 % interval over sequences (`bootstrap`, beta held), nan where fewer
+    than two sequences say anything. `no_map_*` is the score of Euclidean distance in the full normalised space, on the
+    same pairs: what is missing to it was lost by the projection. Indexes of before these fields hold nan.
     """
 
     weighted_correlation: float
@@ -64,15 +70,36 @@ class Scores:
     trustworthiness: float
     n_queries: int
     n_sequences: int
+    weighted_correlation_low: float = math.nan
+    weighted_correlation_high: float = math.nan
+    recall1_low: float = math.nan
+    recall1_high: float = math.nan
+    recall3_low: float = math.nan
+    recall3_high: float = math.nan
+    recall1_content_low: float = math.nan
+    recall1_content_high: float = math.nan
+    recall3_content_low: float = math.nan
+    recall3_content_high: float = math.nan
+    attention_kl_low: float = math.nan
+    attention_kl_high: float = math.nan
+    spearman_low: float = math.nan
+    spearman_high: float = math.nan
+    no_map_weighted_correlation: float = math.nan
+    no_map_recall1: float = math.nan
+    no_map_recall3: float = math.nan
+    no_map_recall1_content: float = math.nan
+    no_map_recall3_content: float = math.nan
+    no_map_attention_kl: float = math.nan
+    no_map_spearman: float = math.nan
 
 
 def score(sample: HeadSample, positions: Positions, *, seed: int = 0) -> Scores:
     """Score a map of `sample`.
 
-    `sample` may be raw or normalised, since attention is the same; only trustworthiness looks at the vectors
-    themselves, so give the normalised ones to have it measured in the space that was projected. `positions`
-    holds (token, dims) for the same tokens. At most about `MAX_PAIRS` pairs are used, of a share of the queries; `seed`
-    chooses those, and the points for trustworthiness.
+    Give the normalised sample: attention is the same in every gauge, but trustworthiness and `no_map_*` look at the
+    vectors themselves, and are meant for the space that was projected. `positions` holds (token, dims) for the same
+    tokens. At most about `MAX_PAIRS` pairs are used, of a share of the queries; `seed` chooses those, the points for
+    trustworthiness, and the resamples of the intervals.
 
     Raises:
         QKSpaceError: if the positions are not finite or not of the same tokens, or the sample is unusable.
@@ -86,21 +113,30 @@ def score(sample: HeadSample, positions: Positions, *, seed: int = 0) -> Scores:
     if not (np.isfinite(positions.query).all() and np.isfinite(positions.key).all()):
         raise QKSpaceError("Positions must be finite; the map holds nan or infinity. Fit the map again.")
     pairs = gather_pairs(sample, max_pairs=MAX_PAIRS, seed=seed)
-    distance = pair_distance(pairs, positions)
-    return _score(sample, pairs, distance, _trustworthiness(sample, positions, seed))
+    logit_rank = _row_ranks(pairs, pairs.logit)
+    on_map, beta = _sums(sample, pairs, logit_rank, pair_distance(pairs, positions))
+    without, _ = _sums(sample, pairs, logit_rank, full_distance(pairs, sample))
+    times = bootstrap.draw(pairs.n_sequences, seed)
+    values: dict[str, float] = {}
+    for name, statistic in STATISTICS.items():
+        values[name] = float(statistic(on_map[name].sum(axis=0)))
+        values[f"{name}_low"], values[f"{name}_high"] = bootstrap.interval(on_map[name], statistic, times)
+        values[f"no_map_{name}"] = float(statistic(without[name].sum(axis=0)))
+    return Scores(
+        beta=beta,
+        trustworthiness=_trustworthiness(sample, positions, seed),
+        n_queries=len(pairs.row_starts),
+        n_sequences=pairs.n_sequences,
+        **values,
+    )
 
 
-def no_map_scores(sample: HeadSample, *, seed: int = 0) -> Scores:
-    """Score the Euclidean distance in the full space of `sample` (give it normalised): what no map need lose.
-
-    Raises:
-        QKSpaceError: if the sample has no sequence or values that are not finite.
-    """
-    pairs = gather_pairs(sample, max_pairs=MAX_PAIRS, seed=seed)
-    query, key = sample.query.astype(np.float64), sample.key.astype(np.float64)
-    squared = np.sum(query**2, axis=1)[pairs.query_token] + np.sum(key**2, axis=1)[pairs.key_token]
-    distance = np.sqrt(np.maximum(squared - 2 * pairs.logit / sample.layer.scale, 0.0))  # |q|^2 + |k|^2 - 2 q.k
-    return _score(sample, pairs, distance, 1.0 if 2 * len(query) >= 4 else float("nan"))
+def fault(*samples: HeadSample) -> str | None:
+    """Say why a head can be neither mapped nor scored: vectors that are not finite; None where it can."""
+    vectors = [array for sample in samples for array in (sample.query, sample.key)]
+    n_bad = sum(int((~np.isfinite(array).all(axis=1)).sum()) for array in vectors)
+    n_all = sum(len(array) for array in vectors)
+    return f"{n_bad:,} of {n_all:,} of its query and key vectors hold nan or infinity" if n_bad else None
 
 
 def attention(sample: HeadSample) -> list[Float64Array]:
@@ -170,35 +206,72 @@ def pair_distance(pairs: Pairs, positions: Positions) -> Float64Array:
     return np.sqrt(squared)
 
 
-def _score(sample: HeadSample, pairs: Pairs, distance: Float64Array, trustworthiness: float) -> Scores:
-    """Assemble the scores that depend on logits and distances alone."""
+def full_distance(pairs: Pairs, sample: HeadSample) -> Float64Array:
+    """Return the Euclidean distance in the full space of every pair: (pair); |q - k|^2 = |q|^2 + |k|^2 - 2 q.k."""
+    query, key = sample.query.astype(np.float64), sample.key.astype(np.float64)
+    squared = np.sum(query**2, axis=1)[pairs.query_token] + np.sum(key**2, axis=1)[pairs.key_token]
+    squared -= 2 * pairs.logit / sample.layer.scale
+    distance: Float64Array = np.sqrt(np.maximum(squared, 0.0))
+    return distance
+
+
+def _sums(
+    sample: HeadSample, pairs: Pairs, logit_rank: Float64Array, distance: Float64Array
+) -> tuple[dict[str, Float64Array], float]:
+    """Return for each score the sums that it is made of, (sequence, part), and the best beta."""
     content = np.flatnonzero(sample.is_content[pairs.query_token] & sample.is_content[pairs.key_token])
-    everything = (pairs.row, pairs.logit, distance)
-    content_only = (pairs.row[content], pairs.logit[content], distance[content])
-    kl, beta = attention_kl(pairs, distance)
-    return Scores(
-        weighted_correlation=weighted_correlation(pairs, distance),
-        recall1=recall(*everything, k=1),
-        recall3=recall(*everything, k=3),
-        recall1_content=recall(*content_only, k=1),
-        recall3_content=recall(*content_only, k=3),
-        attention_kl=kl,
-        beta=beta,
-        spearman=spearman(pairs, distance),
-        trustworthiness=trustworthiness,
-        n_queries=len(pairs.row_starts),
-        n_sequences=pairs.n_sequences,
-    )
+    everything = np.arange(len(pairs.row))
+    divergence, beta = attention_kl(pairs, distance)
+    rows = {
+        "weighted_correlation": weighted_correlation(pairs, distance),
+        "recall1": recall(pairs, distance, everything, k=1),
+        "recall3": recall(pairs, distance, everything, k=3),
+        "recall1_content": recall(pairs, distance, content, k=1),
+        "recall3_content": recall(pairs, distance, content, k=3),
+        "attention_kl": divergence,
+        "spearman": spearman(pairs, logit_rank, distance),
+    }
+    first_rows = np.searchsorted(pairs.query_token[pairs.row_starts], sample.starts[:-1][np.diff(sample.starts) > 0])
+    return {name: np.add.reduceat(sums, first_rows, axis=0) for name, sums in rows.items()}, beta
 
 
-def weighted_correlation(pairs: Pairs, distance: Float64Array) -> float:
-    """Correlate logit and distance over all pairs, weighted by attention; -1 is perfect.
+def mean(sums: Float64Array) -> Float64Array:
+    """Return sum / count of sums (..., 2): (...), nan where nothing was counted."""
+    total, count = sums[..., 0], sums[..., 1]
+    share: Float64Array = np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+    return share
+
+
+def correlation(sums: Float64Array) -> Float64Array:
+    """Return the correlation that the sums of `weighted_correlation`, (..., 5), amount to: (...)."""
+    covariance, logit_variance, distance_variance, logit_square, distance_square = np.moveaxis(sums, -1, 0)
+    is_varied = distance_variance > ZERO_VARIANCE * distance_square
+    norm = np.sqrt(logit_variance * distance_variance)
+    found = np.divide(covariance, norm, out=np.zeros(norm.shape), where=is_varied & (norm > 0))
+    return np.where(logit_variance > ZERO_VARIANCE * logit_square, found, np.nan)
+
+
+# The scores that have an interval and a no-map value, and how each is made of its sums.
+STATISTICS: dict[str, bootstrap.Statistic] = {
+    "weighted_correlation": correlation,
+    "recall1": mean,
+    "recall3": mean,
+    "recall1_content": mean,
+    "recall3_content": mean,
+    "attention_kl": mean,
+    "spearman": mean,
+}
+
+
+def weighted_correlation(pairs: Pairs, distance: Float64Array) -> Float64Array:
+    """Correlate logit and distance over all pairs, weighted by attention: sums (row, 5) for `correlation`; -1 is perfect.
 
     The attention-weighted mean of its row is taken off both first, so that a translation of the keys, which
     attention cannot see, does not count. A map whose distances do not vary scores 0. Where the logits do not vary
     among the keys attended to (equal keys, or all attention on one key to the last digit) the result is nan.
     """
-    return correlate(pairs, row_centred(pairs, pairs.logit), distance)
+    products = _products(pairs, row_centred(pairs, pairs.logit), distance)
+    return np.stack([np.add.reduceat(product, pairs.row_starts) for product in products], axis=1)
 
 
 def row_centred(pairs: Pairs, values: Float64Array) -> Float64Array:
@@ -208,98 +281,111 @@ def row_centred(pairs: Pairs, values: Float64Array) -> Float64Array:
 
 
 def correlate(pairs: Pairs, centred_logit: Float64Array, distance: Float64Array) -> float:
-    """Do the work of `weighted_correlation` for logits that are centred already (a search calls this often)."""
+    """Do all the work of `weighted_correlation` for logits that are centred already (a search calls this often)."""
+    products = _products(pairs, centred_logit, distance)
+    return float(correlation(np.array([np.sum(product) for product in products])))
+
+
+def _products(pairs: Pairs, centred_logit: Float64Array, distance: Float64Array) -> tuple[Float64Array, ...]:
+    """Return what is summed for a covariance, the two variances and, to tell these from rounding, two squares: (pair)."""
     centred = row_centred(pairs, distance)
     weighted_logit, weighted_distance = pairs.attention * centred_logit, pairs.attention * centred
-    logit_variance = float(np.sum(weighted_logit * centred_logit))  # not @: BLAS threads fight over short vectors
-    distance_variance = float(np.sum(weighted_distance * centred))
-    if logit_variance <= ZERO_VARIANCE * float(np.sum(pairs.attention * pairs.logit**2)):
-        return float("nan")
-    if distance_variance <= ZERO_VARIANCE * float(np.sum(pairs.attention * distance**2)):
-        return 0.0
-    return float(np.sum(weighted_logit * centred)) / float(np.sqrt(logit_variance * distance_variance))
+    return (
+        weighted_logit * centred,
+        weighted_logit * centred_logit,
+        weighted_distance * centred,
+        pairs.attention * pairs.logit**2,
+        pairs.attention * distance**2,
+    )
 
 
-def recall(row: IntArray, logit: Float64Array, distance: Float64Array, *, k: int) -> float:
-    """Return the share of queries whose most attended key is among the k nearest keys on the map.
+def recall(pairs: Pairs, distance: Float64Array, chosen: IntArray, *, k: int) -> Float64Array:
+    """Count the queries whose most attended key is among the k nearest keys on the map: hits and queries counted, (row, 2).
 
-    row, logit, distance: (pair), rows ascending; only the given pairs count, so that leaving out pairs leaves out
-    keys. Ties in distance count against the map. Keys whose logit ties with the highest (within `LOGIT_TIE`) are
-    equally right, and none of them stands in the way of another. A row without a choice, one with fewer than k
-    keys besides the most attended (fewer than k + 1 allowed keys, unless keys tie), is not counted; nan where no
-    row is left.
+    chosen: which pairs count, ascending; leaving out pairs leaves out keys. Ties in distance count against the map. Keys
+    whose logit ties with the highest (within `LOGIT_TIE`) are equally right, and none of them stands in the way of
+    another. A row without a choice, one with fewer than k keys besides the most attended (fewer than k + 1 allowed keys,
+    unless keys tie), is not counted.
     """
-    if not len(row):
-        return float("nan")
+    sums = np.zeros((len(pairs.row_starts), 2))
+    if not len(chosen):
+        return sums
+    row, logit, distance = pairs.row[chosen], pairs.logit[chosen], distance[chosen]
     starts = np.flatnonzero(np.diff(row, prepend=-1))
     segment = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(row)))
     best = logit >= np.maximum.reduceat(logit, starts)[segment] - LOGIT_TIE
     reach = np.minimum.reduceat(np.where(best, distance, np.inf), starts)
     nearer = np.add.reduceat(~best & (distance <= reach[segment]), starts, dtype=np.int64)
     has_choice = np.add.reduceat(~best, starts, dtype=np.int64) >= k
-    return float(np.mean(nearer[has_choice] < k)) if has_choice.any() else float("nan")
+    sums[row[starts]] = np.stack([has_choice & (nearer < k), has_choice], axis=1)
+    return sums
 
 
-def attention_kl(pairs: Pairs, distance: Float64Array) -> tuple[float, float]:
-    """Return what the picture loses, and the best beta >= 0: mean KL(attention || softmax_j(-beta D^2)) in nats.
+def attention_kl(pairs: Pairs, distance: Float64Array) -> tuple[Float64Array, float]:
+    """Return what the picture loses, KL(attention || softmax_j(-beta D^2)) in nats and a count, (row, 2), and the best beta.
 
-    The mean is over all queries, also those with a single allowed key, which lose nothing. The divergence is
-    convex in beta; its minimum is found by bounded search in log beta, and beta = 0 (every key alike) is what a
-    map gets that has nothing better to say.
+    Every query counts, also one with a single allowed key, which loses nothing. The mean divergence is convex in beta >= 0;
+    its minimum is found by bounded search in log beta, and beta = 0 (every key alike) is what a map gets that has nothing
+    better to say.
     """
     from scipy.optimize import minimize_scalar
 
+    starts = pairs.row_starts
     squared = distance**2
-    squared -= np.minimum.reduceat(squared, pairs.row_starts)[pairs.row]
-    attended = float(np.sum(pairs.attention * squared))
-    logit = pairs.logit - np.maximum.reduceat(pairs.logit, pairs.row_starts)[pairs.row]
-    log_normaliser = np.log(np.add.reduceat(np.exp(logit), pairs.row_starts))
-    negative_entropy = float(np.sum(pairs.attention * logit)) - float(log_normaliser.sum())
+    squared -= np.minimum.reduceat(squared, starts)[pairs.row]
+    attended = np.add.reduceat(pairs.attention * squared, starts)  # (row)
+    logit = pairs.logit - np.maximum.reduceat(pairs.logit, starts)[pairs.row]
+    negative_entropy = np.add.reduceat(pairs.attention * logit, starts) - np.log(np.add.reduceat(np.exp(logit), starts))
 
-    def divergence(beta: float) -> float:
-        normaliser = np.log(np.add.reduceat(np.exp(-beta * squared), pairs.row_starts)).sum()
-        return (negative_entropy + beta * attended + float(normaliser)) / len(pairs.row_starts)
+    def divergence(beta: float) -> Float64Array:
+        return negative_entropy + beta * attended + np.log(np.add.reduceat(np.exp(-beta * squared), starts))
 
-    flat = max(divergence(0.0), 0.0)
-    if squared.mean() <= 0:
-        return flat, 0.0
-    bounds = (np.log(1e-4 / squared.mean()), np.log(1e8 / squared.mean()))
-    found = minimize_scalar(
-        lambda log_beta: divergence(float(np.exp(log_beta))), bounds=bounds, method="bounded", options={"xatol": 1e-3}
-    )
-    return (max(float(found.fun), 0.0), float(np.exp(found.x))) if found.fun < flat else (flat, 0.0)
+    beta = 0.0
+    if squared.mean() > 0:
+        found = minimize_scalar(
+            lambda log_beta: float(divergence(float(np.exp(log_beta))).mean()),
+            bounds=(np.log(1e-4 / squared.mean()), np.log(1e8 / squared.mean())),
+            method="bounded",
+            options={"xatol": 1e-3},
+        )
+        beta = float(np.exp(found.x)) if found.fun < divergence(0.0).mean() else 0.0
+    lost = np.maximum(divergence(beta), 0.0)  # below 0 is rounding
+    return np.stack([lost, np.ones_like(lost)], axis=1), beta
 
 
-def spearman(pairs: Pairs, distance: Float64Array) -> float:
-    """Return the mean over queries of the rank correlation between logit and distance; -1 is perfect.
+def spearman(pairs: Pairs, logit_rank: Float64Array, distance: Float64Array) -> Float64Array:
+    """Return the rank correlation of logit and distance of each query, and whether it counts: (row, 2); -1 is perfect.
 
     Equal values share their mean rank. Rows with fewer than three allowed keys or with constant logits are left
-    out (nan where none is left); a row in which all distances tie counts as 0.
+    out; a row in which all distances tie counts as 0.
     """
     lengths = np.diff(pairs.row_starts, append=len(pairs.row))
     middle = ((lengths - 1) / 2)[pairs.row]
-    logit_rank, distance_rank = _row_ranks(pairs, pairs.logit) - middle, _row_ranks(pairs, distance) - middle
+    centred_logit, centred_distance = logit_rank - middle, _row_ranks(pairs, distance) - middle
     logit_variance, distance_variance, covariance = (
         np.add.reduceat(product, pairs.row_starts)
-        for product in (logit_rank**2, distance_rank**2, logit_rank * distance_rank)
+        for product in (centred_logit**2, centred_distance**2, centred_logit * centred_distance)
     )
     counted = (lengths >= 3) & (logit_variance > 0)
-    if not counted.any():
-        return float("nan")
-    norm = np.sqrt(logit_variance * distance_variance)[counted]
-    return float(np.mean(np.divide(covariance[counted], norm, out=np.zeros_like(norm), where=norm > 0)))
+    norm = np.sqrt(logit_variance * distance_variance)
+    found = np.divide(covariance, norm, out=np.zeros_like(norm), where=counted & (norm > 0))
+    return np.stack([found, counted], axis=1)
 
 
 def _row_ranks(pairs: Pairs, values: Float64Array) -> Float64Array:
     """Rank the values of each row from 0, equal values sharing their mean rank: (pair)."""
-    order = np.lexsort((values, pairs.row))  # rows stay where they are, values ascend within each
+    order = np.empty(len(values), dtype=np.int64)  # rows stay where they are, values ascend within each
+    lengths = np.diff(pairs.row_starts, append=len(values))
+    for length in np.unique(lengths):  # rows of one length are sorted together, which beats one long sort
+        pair = pairs.row_starts[lengths == length][:, None] + np.arange(length)
+        order[pair] = np.take_along_axis(pair, np.argsort(values[pair], axis=1), axis=1)
     ordered = values[order]
     is_new = np.append(True, ordered[1:] != ordered[:-1])
     is_new[pairs.row_starts] = True
     starts = np.flatnonzero(is_new)
-    lengths = np.diff(starts, append=len(values))
+    tied = np.diff(starts, append=len(values))
     ranks = np.empty(len(values))
-    ranks[order] = np.repeat(starts + (lengths - 1) / 2, lengths)
+    ranks[order] = np.repeat(starts + (tied - 1) / 2, tied)
     ranks -= pairs.row_starts[pairs.row]
     return ranks
 

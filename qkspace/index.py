@@ -318,6 +318,12 @@ class View:
     def _arrays(self) -> dict[str, NDArray[Any]]:
         return store.read_arrays(self._path("npz"))
 
+    @property
+    def _mapped(self) -> dict[str, NDArray[Any]]:
+        if self.reason:
+            raise QKSpaceError(f"{self.head.name} has no {self.method} map in {self.dims}-D: {self.reason}.")
+        return self._arrays
+
     def _path(self, suffix: str) -> Path:
         return self.head.index.map_path(self.method, self.dims, self.head.layer, self.head.head, suffix)
 
@@ -331,9 +337,14 @@ class View:
         """Positions of the keys: (token, dims)."""
         return np.asarray(self._positions[1])
 
+    @property
+    def reason(self) -> str | None:
+        """Why this head could not be mapped, all its positions being nan; None where it is mapped."""
+        return str(self._arrays["reason"]) if "reason" in self._arrays else None
+
     @cached_property
     def scores(self) -> Scores | None:
-        """The scores on held-out sequences; None where a single sequence left nothing to hold out."""
+        """The scores on held-out sequences; None where a single sequence left nothing to hold out, or nothing is mapped."""
         from qkspace.fidelity import Scores
 
         stored = _prefixed("scores.", self._arrays)
@@ -341,17 +352,21 @@ class View:
 
     @cached_property
     def gauge(self) -> Gauge:
-        """The normalisation: what was done to queries and keys, attention unchanged, before they were projected."""
+        """The normalisation: what was done to queries and keys, attention unchanged, before they were projected.
+
+        Raises:
+            QKSpaceError: the head is not mapped; see `reason`. So for `fitted` and `transform`.
+        """
         from qkspace.normalise import Gauge
 
-        return Gauge.from_arrays(_prefixed("gauge.", self._arrays))
+        return Gauge.from_arrays(_prefixed("gauge.", self._mapped))
 
     @cached_property
     def fitted(self) -> Projection:
         """The projection of normalised vectors."""
         from qkspace.project import Projection
 
-        return Projection.from_arrays(_prefixed("projection.", self._arrays))
+        return Projection.from_arrays(_prefixed("projection.", self._mapped))
 
     def transform(self, query: FloatArray | None = None, key: FloatArray | None = None) -> Positions:
         """Place new vectors, as captured, on this map: (token, d_head) to (token, dims); either may be left out."""

@@ -1,25 +1,34 @@
-"""Maps: all maps of one head, in a process of its own: normalise, project, score, write.
+"""Maps: the maps of all heads, some heads at a time in processes of their own: normalise, project, score, write.
 
-In: where the index is, the head, and which sequences to fit and to score on. Out: two files a map, the second of which
-marks it as done. Heads are independent of each other.
+In: where the index is, its layers, and which sequences to fit and to score on. Out: two files a map and head, the second
+of which marks it as done, and a table of scores for each map. Knows neither how the index was made nor its manifest.
 """
 
 from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import os
 import signal
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qkspace import store
+from qkspace.console import Console
 from qkspace.schema import FloatArray, HeadSample, IntArray, LayerSpec
 
+if TYPE_CHECKING:
+    from qkspace.normalise import Gauge
+    from qkspace.project import Projection
+
 PLACE_TOKENS = 65_536  # placed on a map at once
+HEADS_TOGETHER = 6  # of one layer, that a process works on at a time; a method may fit them together
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
@@ -32,6 +41,12 @@ class SampleRows:
     is_special: NDArray[np.bool_]
     is_first: NDArray[np.bool_]
 
+    @classmethod
+    def of(cls, first_row: IntArray, lengths: IntArray, is_special: NDArray[np.bool_]) -> SampleRows:
+        """Describe sequences by where each begins in the index, their lengths, and which of their tokens are special."""
+        starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        return cls(ranges(first_row, lengths), starts, is_special, np.isin(np.arange(starts[-1]), starts[:-1]))
+
     def sample(self, query: FloatArray, key: FloatArray, layer: LayerSpec) -> HeadSample:
         """Join a head's vectors of these rows; the first token of a decoder is no content, being the usual sink."""
         is_content = ~self.is_special & ~(self.is_first & layer.causal)
@@ -39,16 +54,93 @@ class SampleRows:
 
 
 @dataclass(frozen=True, slots=True)
-class HeadMaps:
-    """The maps to make of one head."""
+class Wanted:
+    """The maps that are asked for: (method, dims) each, the normalisation and the seed of all."""
 
-    root: str
-    layer_number: int
-    head: int
-    layer: LayerSpec
     maps: tuple[tuple[str, int], ...]
     normalise: str
     seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One map of some heads of one layer."""
+
+    root: Path
+    layer_number: int
+    heads: tuple[int, ...]
+    layer: LayerSpec
+    method: str
+    dims: int
+    normalise: str
+    seed: int
+
+
+def ranges(first: IntArray, lengths: IntArray) -> IntArray:
+    """Return the indices of ranges laid end to end."""
+    ends = np.cumsum(lengths)
+    indices: IntArray = np.arange(ends[-1] if len(ends) else 0) + np.repeat(first - (ends - lengths), lengths)
+    return indices
+
+
+def make_maps(
+    root: Path,
+    layers: Sequence[LayerSpec],
+    wanted: Wanted,
+    fit: SampleRows,
+    score: SampleRows,
+    *,
+    n_jobs: int | None = None,
+    console: Console,
+) -> None:
+    """Make every map of every head that is not there yet, in parallel, and the table of scores of each map.
+
+    Raises:
+        QKSpaceError: vectors that cannot be mapped so, or a full disk.
+    """
+    from joblib import Parallel, delayed, parallel_config
+
+    jobs = _jobs(root, layers, wanted)
+    n_maps = len(wanted.maps) * sum(layer.n_heads for layer in layers)
+    done = n_maps - sum(len(job.heads) for job in jobs)
+    workers = min(n_jobs or os.cpu_count() or 1, max(1, len(jobs)))
+    with parallel_config(backend="loky", n_jobs=workers, inner_max_num_threads=1):
+        results = Parallel(return_as="generator_unordered")(delayed(_run)(job, fit, score) for job in jobs)
+        each = (1 for n_heads in results for _ in range(n_heads))
+        for _ in console.track(each, n_maps, "Mapping heads", done=done, unit="maps"):
+            pass
+    for method, dims in wanted.maps:
+        _gather_scores(root, layers, method, dims)
+
+
+def _jobs(root: Path, layers: Sequence[LayerSpec], wanted: Wanted) -> list[_Job]:
+    """Return what is left to do, the heads of each layer in groups."""
+    jobs = []
+    for method, dims in wanted.maps:
+        for number, layer in enumerate(layers):
+            left = [
+                h for h in range(layer.n_heads) if not store.map_path(root, method, dims, number, h, "npz").exists()
+            ]
+            for first in range(0, len(left), HEADS_TOGETHER):
+                heads = tuple(left[first : first + HEADS_TOGETHER])
+                jobs.append(_Job(root, number, heads, layer, method, dims, wanted.normalise, wanted.seed))
+    return jobs
+
+
+def _gather_scores(root: Path, layers: Sequence[LayerSpec], method: str, dims: int) -> None:
+    """Write the scores of all heads of a map into one table; nan where nothing was scored."""
+    from qkspace.fidelity import Scores
+
+    heads = [(i, head) for i, layer in enumerate(layers) for head in range(layer.n_heads)]
+    stored = [store.read_arrays(store.map_path(root, method, dims, *head, "npz")) for head in heads]
+    columns = {
+        field.name: [float(arrays.get(f"scores.{field.name}", np.nan)) for arrays in stored] for field in fields(Scores)
+    }
+    where = {"layer": [layer for layer, _ in heads], "head": [head for _, head in heads]}
+    store.write_table(root / "maps" / f"{method}{dims}" / "scores.parquet", {**where, **columns})
+
+
+# -------------------------------------------------------------------- in a process of its own
 
 
 def _end_with_parent() -> None:
@@ -57,39 +149,73 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def make_maps(job: HeadMaps, fit: SampleRows, score: SampleRows) -> None:
-    """Normalise, project and score one head, and write each map; runs in a process of its own."""
+def _run(job: _Job, fit: SampleRows, score: SampleRows) -> int:
+    """Normalise, project, score and write the heads of a job; return how many they were."""
     _end_with_parent()
-    from qkspace import fidelity, project
+    from qkspace import project
+    from qkspace.fidelity import fault
     from qkspace.normalise import normalise
 
-    root = Path(job.root)
-    query_path, key_path = (root / name / f"L{job.layer_number:02d}.npy" for name in ("query", "key"))
-    kv_head = job.head // (job.layer.n_heads // job.layer.n_kv_heads)
+    samples = {}
+    for head in job.heads:
+        sample, held_out = (part.sample(*_vectors(job, head, part.rows), job.layer) for part in (fit, score))
+        reason = fault(sample, held_out)
+        if reason is None:
+            samples[head] = sample
+        else:
+            _write_unmapped(job, head, reason)
+    method = project.METHODS[job.method].gauge or job.normalise
+    gauges = [normalise(sample, dims=job.dims, method=method) for sample in samples.values()]  # type: ignore[arg-type]
+    normalised = [gauge.apply_to(sample) for gauge, sample in zip(gauges, samples.values(), strict=True)]
+    fitted = project.fit_heads(job.method, normalised, dims=job.dims, seed=job.seed)
+    for head, gauge, projection in zip(samples, gauges, fitted, strict=True):
+        _write_map(job, head, gauge, projection, score)
+    return len(job.heads)
 
-    def vectors(rows: IntArray | slice) -> tuple[FloatArray, FloatArray]:
-        """Read some rows; the file is opened each time, so that what was read before need not stay in memory."""
-        query, key = store.read_array(query_path)[job.head], store.read_array(key_path)[kv_head]  # (token, d_head)
-        return store.float_array(query[rows]), store.float_array(key[rows])
 
-    fit_sample = fit.sample(*vectors(fit.rows), job.layer)
-    score_sample = score.sample(*vectors(score.rows), job.layer)
-    n_tokens = store.read_array(query_path).shape[1]
-    for method, dims in job.maps:
-        gauge = normalise(fit_sample, dims=dims, method=job.normalise)  # type: ignore[arg-type]  # checked there
-        projection = project.fit(method, gauge.apply_to(fit_sample), dims=dims, seed=job.seed)
-        arrays = {f"gauge.{k}": v for k, v in gauge.arrays().items()}
-        arrays |= {f"projection.{k}": v for k, v in projection.arrays().items()}
-        if len(score.rows):
-            held_out = gauge.apply_to(score_sample)
-            scores = fidelity.score(held_out, projection.transform(held_out.query, held_out.key), seed=job.seed)
-            arrays |= {f"scores.{k}": np.asarray(v) for k, v in asdict(scores).items()}
-        with store.disk_errors(root):
-            positions, state = (
-                store.map_path(root, method, dims, job.layer_number, job.head, s) for s in ("npy", "npz")
-            )
-            with store.writing_rows(positions, (2, n_tokens, dims), "float32") as file:  # (query or key, token, dims)
-                for start in range(0, n_tokens, PLACE_TOKENS):
-                    placed = projection.transform(*gauge.apply(*vectors(slice(start, start + PLACE_TOKENS))))
-                    file.write(start, np.stack([placed.query, placed.key]))
-            store.write_arrays(state, arrays)  # last: it marks the map as done
+def _vectors(job: _Job, head: int, rows: IntArray | slice) -> tuple[FloatArray, FloatArray]:
+    """Read some rows of a head; the file is opened each time, so that what was read before need not stay in memory."""
+    group = job.layer.n_heads // job.layer.n_kv_heads
+    query, key = (store.read_array(job.root / name / f"L{job.layer_number:02d}.npy") for name in ("query", "key"))
+    return store.float_array(query[head][rows]), store.float_array(key[head // group][rows])
+
+
+def _write_map(job: _Job, head: int, gauge: Gauge, projection: Projection, score: SampleRows) -> None:
+    """Score a map on what was held out, place all tokens on it, and write both."""
+    from qkspace import fidelity
+
+    arrays = {f"gauge.{k}": v for k, v in gauge.arrays().items()}
+    arrays |= {f"projection.{k}": v for k, v in projection.arrays().items()}
+    if len(score.rows):
+        held_out = gauge.apply_to(score.sample(*_vectors(job, head, score.rows), job.layer))
+        scores = fidelity.score(held_out, projection.transform(held_out.query, held_out.key), seed=job.seed)
+        arrays |= {f"scores.{k}": np.asarray(v) for k, v in asdict(scores).items()}
+
+    def place(rows: slice) -> FloatArray:
+        placed = projection.transform(*gauge.apply(*_vectors(job, head, rows)))
+        return np.stack([placed.query, placed.key])
+
+    _write(job, head, place, arrays)
+
+
+def _write_unmapped(job: _Job, head: int, reason: str) -> None:
+    """Write a map without places, and why it has none."""
+
+    def nowhere(rows: slice) -> FloatArray:
+        return np.full((2, rows.stop - rows.start, job.dims), np.nan, dtype=np.float32)
+
+    _write(job, head, nowhere, {"reason": np.asarray(reason)})
+
+
+def _write(job: _Job, head: int, place: Callable[[slice], FloatArray], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write the places of all tokens, some at a time, and then what else is known of the map: it marks it as done."""
+    n_tokens = store.read_array(job.root / "query" / f"L{job.layer_number:02d}.npy").shape[1]
+    where = (job.root, job.method, job.dims, job.layer_number, head)
+    with (
+        store.disk_errors(job.root),
+        store.writing_rows(store.map_path(*where, "npy"), (2, n_tokens, job.dims), "float32") as file,
+    ):  # (query or key, token, dims)
+        for start in range(0, n_tokens, PLACE_TOKENS):
+            file.write(start, place(slice(start, min(start + PLACE_TOKENS, n_tokens))))
+    with store.disk_errors(job.root):
+        store.write_arrays(store.map_path(*where, "npz"), arrays)

@@ -37,7 +37,7 @@ from qkspace.extract import (
     plan_units,
 )
 from qkspace.index import Index
-from qkspace.maps import HeadMaps, SampleRows, make_maps
+from qkspace.maps import SampleRows, Wanted, make_maps, ranges
 from qkspace.model import Checkpoint, context_length, identity, load
 from qkspace.plan import Parameters, holds_the_same, refuse_other, request_of
 from qkspace.schema import IntArray, LayerSpec, QKSpaceError, TextSequence
@@ -146,7 +146,6 @@ class Build:
         stored = np.flatnonzero(tokens.is_stored)
         fit, score = self._write_tables(stored, tokens)
         self._map(check.layers, tokens, fit, score)
-        self._gather_scores(check.layers)
         self._write_manifest(request, who, check, counts, {"read": tokens, "stored": stored})
 
     def _same_model(self, who: dict[str, Any]) -> None:
@@ -326,51 +325,14 @@ class Build:
 
     def _map(self, layers: tuple[LayerSpec, ...], tokens: Tokens, fit: IntArray, score: IntArray) -> None:
         """Make every map of every head that is not there yet, heads in parallel."""
-        from joblib import Parallel, delayed, parallel_config
-
-        row_starts = np.concatenate([[0], np.cumsum(np.where(tokens.is_stored, tokens.lengths, 0))])
+        first_row = np.cumsum(np.where(tokens.is_stored, tokens.lengths, 0)) - tokens.lengths  # of the stored ones
         parts = []
         for chosen in (fit, score):
-            rows, starts = _ranges(row_starts[chosen], tokens.lengths[chosen])
-            flat, _ = _ranges(tokens.starts[chosen], tokens.lengths[chosen])
-            is_first = np.isin(np.arange(starts[-1]), starts[:-1])
-            parts.append(SampleRows(rows, starts, np.asarray(tokens.is_special[flat]), is_first))
-        jobs = [
-            HeadMaps(
-                str(self.root),
-                i,
-                head,
-                layer,
-                self._maps_left(i, head),
-                self.parameters.normalise,
-                self.parameters.seed,
-            )
-            for i, layer in enumerate(layers)
-            for head in range(layer.n_heads)
-        ]
-        left = [job for job in jobs if job.maps]
-        n_jobs = min(self.parameters.n_jobs or os.cpu_count() or 1, max(1, len(left)))
-        with parallel_config(backend="loky", n_jobs=n_jobs, inner_max_num_threads=1):
-            results = Parallel(return_as="generator_unordered")(delayed(make_maps)(job, *parts) for job in left)
-            for _ in self.console.track(results, len(jobs), "Mapping heads", done=len(jobs) - len(left), unit="heads"):
-                pass
-
-    def _gather_scores(self, layers: tuple[LayerSpec, ...]) -> None:
-        """Write the scores of all heads of each map into one table; nan where nothing could be held out."""
-        from qkspace.fidelity import Scores
-
-        heads = [(i, head) for i, layer in enumerate(layers) for head in range(layer.n_heads)]
-        for method, dims in self.parameters.maps:
-            stored = [store.read_arrays(store.map_path(self.root, method, dims, *head, "npz")) for head in heads]
-            columns = {
-                field.name: [float(arrays.get(f"scores.{field.name}", np.nan)) for arrays in stored]
-                for field in fields(Scores)
-            }
-            where = {"layer": [layer for layer, _ in heads], "head": [head for _, head in heads]}
-            store.write_table(self.root / "maps" / f"{method}{dims}" / "scores.parquet", {**where, **columns})
-
-    def _maps_left(self, layer: int, head: int) -> tuple[tuple[str, int], ...]:
-        return tuple(m for m in self.parameters.maps if not store.map_path(self.root, *m, layer, head, "npz").exists())
+            is_special = np.asarray(tokens.is_special[ranges(tokens.starts[chosen], tokens.lengths[chosen])])
+            parts.append(SampleRows.of(first_row[chosen], tokens.lengths[chosen], is_special))
+        p = self.parameters
+        wanted = Wanted(tuple(p.maps), p.normalise, p.seed)
+        make_maps(self.root, layers, wanted, *parts, n_jobs=p.n_jobs, console=self.console)
 
     # ---------------------------------------------------------------- manifest
 
@@ -433,9 +395,3 @@ def _up_to(sequences: IntArray, lengths: IntArray, limit: int) -> IntArray:
     """Return the first of the sequences that have at most `limit` tokens together, at least one, in corpus order."""
     n = max(1, int((np.cumsum(lengths[sequences]) <= limit).sum()))
     return np.sort(sequences[:n])
-
-
-def _ranges(first: IntArray, lengths: IntArray) -> tuple[IntArray, IntArray]:
-    """Return the indices of ranges laid end to end, and where each range starts among them."""
-    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return np.arange(starts[-1]) + np.repeat(first - starts[:-1], lengths), starts

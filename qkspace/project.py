@@ -3,14 +3,15 @@
 In: a head sample (already normalised). Out: a `Projection`, which places new rows on the same map.
 Knows no model, no layer, no disk: rows in, positions out.
 
-A method is one entry in `METHODS`: a function that fits (sample, dims, seed -> named arrays of state) and one
-that places (state, query, key -> positions). `fit` gets the sample and not bare rows because a method may learn
-from the attention within sequences, and not only from where the vectors lie.
+A method is one entry in `METHODS`: a function that fits (samples, dims, seed -> named arrays of state, for each sample)
+and one that places (state, query, key -> positions). `fit` gets samples and not bare rows because a method may learn
+from the attention within sequences, and not only from where the vectors lie; it gets those of several heads because a
+method may fit them together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qkspace.schema import FloatArray, HeadSample, Positions, QKSpaceError
+from qkspace.unfold import State, fit_unfold, place_unfold
 
-State = dict[str, NDArray[Any]]
-Fit = Callable[[HeadSample, int, int], State]
+FitOne = Callable[[HeadSample, int, int], State]
+Fit = Callable[[Sequence[HeadSample], int, int], list[State]]
 Place = Callable[[Mapping[str, NDArray[Any]], FloatArray, FloatArray], Positions]
 
 
@@ -84,16 +86,25 @@ def fit(method: str, sample: HeadSample, *, dims: int, seed: int) -> Projection:
         QKSpaceError: for an unknown method, for dims that the vectors do not have, for an empty sample or vectors
             that are not finite.
     """
+    return fit_heads(method, [sample], dims=dims, seed=seed)[0]
+
+
+def fit_heads(method: str, samples: Sequence[HeadSample], *, dims: int, seed: int) -> list[Projection]:
+    """Fit a map to each of several heads of one layer, whose samples are of the same sequences; see `fit`."""
     _check_method(method)
-    n_tokens, d = sample.query.shape
-    if not 1 <= dims <= d:
-        raise QKSpaceError(f"A map of {dims} dimensions needs vectors at least as long; this head's have {d}.")
-    if not n_tokens:
-        raise QKSpaceError("The head sample holds no tokens; expected at least one sequence.")
-    if not (np.isfinite(sample.query).all() and np.isfinite(sample.key).all()):
-        raise QKSpaceError("The query and key vectors must be finite. Capture the head again.")
-    state = {"d_head": np.asarray(d), **METHODS[method].fit(sample, dims, seed)}
-    return Projection(method, dims, seed, state)
+    for sample in samples:
+        n_tokens, d = sample.query.shape
+        if not 1 <= dims <= d:
+            raise QKSpaceError(f"A map of {dims} dimensions needs vectors at least as long; this head's have {d}.")
+        if not n_tokens:
+            raise QKSpaceError("The head sample holds no tokens; expected at least one sequence.")
+        if not (np.isfinite(sample.query).all() and np.isfinite(sample.key).all()):
+            raise QKSpaceError("The query and key vectors must be finite. Capture the head again.")
+    states = METHODS[method].fit(samples, dims, seed) if samples else []
+    return [
+        Projection(method, dims, seed, {"d_head": np.asarray(sample.query.shape[1]), **state})
+        for sample, state in zip(samples, states, strict=True)
+    ]
 
 
 def _check_method(method: str) -> None:
@@ -135,13 +146,20 @@ def place_linear(state: Mapping[str, NDArray[Any]], query: FloatArray, key: Floa
     )
 
 
+def each(fit_one: FitOne) -> Fit:
+    """Make of a function that fits one head one that fits several, one after another."""
+    return lambda samples, dims, seed: [fit_one(sample, dims, seed) for sample in samples]
+
+
 class Method(NamedTuple):
-    """How a projection is fitted and how it places rows."""
+    """How a projection is fitted and how it places rows; `gauge` is a normalisation that belongs to the method itself."""
 
     fit: Fit
     place: Place
+    gauge: str | None = None
 
 
 METHODS: dict[str, Method] = {
-    "pca": Method(fit_pca, place_linear),
+    "unfold": Method(fit_unfold, place_unfold),
+    "pca": Method(each(fit_pca), place_linear),
 }

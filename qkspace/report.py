@@ -23,6 +23,7 @@ SCORE_TITLES = {
     "spearman": "spearman",
     "trustworthiness": "trust",
 }
+INTERVAL_TITLES = {name: title for name, title in SCORE_TITLES.items() if name != "trustworthiness"}
 VERDICTS = (("good", 0.7, 0.5), ("fair", 0.4, 0.25))  # from which recall1 and recall1_content a map is called so
 
 
@@ -30,9 +31,15 @@ def as_json(index: Index) -> dict[str, Any]:
     """Return everything the report says: the manifest without its files, and one record a head with every score."""
     table = index.head_table()
     heads = [
-        {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
+        {str(name): None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
         for row in table.to_dict(orient="records")
     ]
+    for method, dims in index.maps:
+        reasons = unmapped(index, method, dims)
+        for head in heads:
+            name = f"L{head['layer']}H{head['head']}"
+            if name in reasons:  # the only column that most heads do not have
+                head[f"{method}{dims}_reason"] = reasons[name]
     return {"index": str(index.root), **{k: v for k, v in index.manifest.items() if k != "files"}, "heads": heads}
 
 
@@ -67,27 +74,43 @@ def summary(index: Index) -> list[str]:
     return lines
 
 
-def score_rows(index: Index, method: str, dims: int) -> tuple[list[str], list[list[str]]]:
-    """Return column titles and one row a head of one map's scores, the mean over heads last."""
+def score_rows(index: Index, method: str, dims: int, *, intervals: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Return column titles and one row a head of one map: each score, the mean over heads last, or each score's interval.
+
+    "no map @1" is recall@1 by distance in the full space.
+    """
+    table, prefix = index.head_table(), f"{method}{dims}_"
+    reasons = unmapped(index, method, dims)
+    titles = INTERVAL_TITLES if intervals else {**SCORE_TITLES, "no_map_recall1": "no map @1"}
+    names = [name for name in titles if f"{prefix}{name}" in table]
+    rows = []
+    for row in table.to_dict(orient="records"):
+        scores = {str(name).removeprefix(prefix): value for name, value in row.items()}
+        head = f"L{int(row['layer'])}H{int(row['head'])}"
+        word = verdict(scores.get("recall1", math.nan), scores.get("recall1_content", math.nan))
+        cells = [_interval(scores, name) if intervals else _number(scores[name]) for name in names]
+        rows.append([head, *cells, "not mapped" if head in reasons else word])
+    if not intervals:
+        rows.append(["mean", *(_number(float(table[f"{prefix}{name}"].mean())) for name in names), ""])
+    return ["head", *(titles[name] for name in names), "the map is"], rows
+
+
+def unmapped(index: Index, method: str, dims: int) -> dict[str, str]:
+    """Return the heads that could not be mapped, by name, and why."""
     table = index.head_table()
-    names = [name for name in SCORE_TITLES if f"{method}{dims}_{name}" in table]
-    columns = [f"{method}{dims}_{name}" for name in names]
-    rows = [
-        [
-            f"L{int(row['layer'])}H{int(row['head'])}",
-            *(_number(row[c]) for c in columns),
-            verdict(row[columns[0]], row[columns[2]]),
-        ]
-        for row in table.to_dict(orient="records")
-        if columns
-    ]
-    if columns:
-        rows.append(["mean", *(_number(float(table[c].mean())) for c in columns), ""])
-    return ["head", *(SCORE_TITLES[name] for name in names), "the map is"], rows
+    recall = table.get(f"{method}{dims}_recall1")
+    unscored = table if recall is None else table[recall.isna()]
+    heads = [index.head(*place) for place in zip(unscored["layer"].tolist(), unscored["head"].tolist(), strict=True)]
+    return {head.name: reason for head in heads if (reason := head.projection(method, dims).reason)}
 
 
 def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def _interval(scores: dict[str, float], name: str) -> str:
+    low, high = (scores.get(f"{name}_{end}", math.nan) for end in ("low", "high"))
+    return "-" if math.isnan(low) else f"{low:.2f}{'-' if low >= 0 else ' to '}{high:.2f}"
 
 
 def verdict(recall1: float, recall1_content: float) -> str:
@@ -101,10 +124,14 @@ def verdict(recall1: float, recall1_content: float) -> str:
     return "poor"
 
 
-def in_words(scores: Scores | None) -> list[str]:
-    """Say what the scores of a map mean to somebody who does not know them."""
+def in_words(scores: Scores | None, reason: str | None = None) -> list[str]:
+    """Say what the scores of a map mean to somebody who does not know them; `reason`: why there is no map."""
+    if reason:
+        return [f"This head is not mapped: {reason}."]
     if scores is None:
         return ["This corpus has a single sequence, so nothing could be held out and the map is not scored."]
+    if math.isnan(scores.recall1):
+        return ["The map is not scored: no held-out token has a key that it attends to more than to others."]
     lines = [
         f"For {_in_ten(scores.recall1)} tokens, the nearest key of the same sequence is the one the token attends to most."
     ]
@@ -112,11 +139,26 @@ def in_words(scores: Scores | None) -> list[str]:
         lines.append(
             f"Among ordinary words alone (no special or first tokens) it is {_in_ten(scores.recall1_content)}."
         )
+    if not math.isnan(scores.no_map_recall1):
+        content = scores.no_map_recall1_content
+        alone = "" if math.isnan(content) else f", among ordinary words {_in_ten(content)}"
+        lines.append(f"Before the projection, in the full space, it is {_in_ten(scores.no_map_recall1)}{alone}.")
     lines.append(
         f"Reading attention off the map loses {scores.attention_kl:.2f} nats a token "
         f"({'little' if scores.attention_kl < 0.25 else 'some' if scores.attention_kl < 0.75 else 'much'})."
     )
     return lines
+
+
+def margin_in_words(scores: Scores | None) -> str:
+    """Say between what the shares would lie had other sequences been drawn (95 % interval); nothing where it is unknown."""
+    if scores is None or math.isnan(scores.recall1_low):
+        return ""
+    share = f"With other sequences: between {100 * scores.recall1_low:.0f} and {100 * scores.recall1_high:.0f} of 100"
+    if not math.isnan(scores.recall1_content_low):
+        low, high = 100 * scores.recall1_content_low, 100 * scores.recall1_content_high
+        share += f", among ordinary words between {low:.0f} and {high:.0f}"
+    return f"{share} (95 % interval)."
 
 
 def _in_ten(share: float) -> str:

@@ -208,3 +208,24 @@ def decoder_index(
     corpus.write_text("\n".join(sentences[:30]) + "\n", encoding="utf-8")
     model = str(make_checkpoint("llama"))
     return build(model, corpus, out=folder / "index", dims=[2], storage="float32", top_k=4, n_jobs=1)
+
+
+@pytest.fixture(scope="session")
+def unmapped_index(tmp_path_factory: pytest.TempPathFactory, decoder_index: Index) -> Index:
+    """The index of the tiny Llama, with a head L1H2 that could not be mapped. Only to be read."""
+    import shutil
+
+    import pandas as pd
+
+    from qkspace import store
+
+    root = tmp_path_factory.mktemp("unmapped") / "index"
+    shutil.copytree(decoder_index.root, root)
+    positions, state = (store.map_path(root, "pca", 2, 1, 2, suffix) for suffix in ("npy", "npz"))
+    np.save(positions, np.full((2, decoder_index.n_tokens, 2), np.nan, dtype=np.float32))
+    store.write_arrays(state, {"reason": np.asarray("7 of 9 of its query and key vectors hold nan or infinity")})
+    path = root / "maps" / "pca2" / "scores.parquet"
+    table = pd.read_parquet(path)
+    table.loc[(table["layer"] == 1) & (table["head"] == 2), table.columns[2:]] = np.nan
+    store.write_table(path, {name: table[name].to_numpy() for name in table})
+    return Index(root)

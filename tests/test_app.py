@@ -29,6 +29,7 @@ from qkspace.app.document import make_document
 from qkspace.app.select import N_TOP, Kind, Shown, State
 from qkspace.app.server import fill, find_indexes, open_shared
 from qkspace.index import Index
+from qkspace.report import verdict
 from qkspace.schema import QKSpaceError
 
 ATTACK = "</script><img src=x onerror=alert(1)>"
@@ -443,6 +444,36 @@ def test_the_first_head_is_the_one_whose_map_says_most(small_index: Index) -> No
     layer, head = recall.idxmax()  # type: ignore[misc]
     visitor = Visitor(small_index)
     assert (visitor.widget("layer").value, visitor.widget("head").value) == (str(layer), str(head))
+
+
+def test_the_card_says_how_far_the_map_can_be_trusted(small_index: Index) -> None:
+    """Every head, so that all three verdicts come up: a poor map, and only that, says not to believe it and is drawn small."""
+    visitor, seen = Visitor(small_index, layer=0, head=0), set()
+    squares = pd.DataFrame(visitor.widget("heads").renderers[0].data_source.data).set_index(["layer", "head"])
+    for layer in range(small_index.n_layers):
+        visitor.widget("layer").value = str(layer)
+        for head in range(small_index.n_heads):
+            visitor.widget("head").value = str(head)
+            scores = small_index.head(layer, head).projection("pca", 2).scores
+            assert scores is not None
+            word, text = verdict(scores.recall1, scores.recall1_content), visitor.text()
+            seen.add(word)
+            assert f">{word} map<" in text
+            assert ("Do not believe this map" in text) == (word == "poor") == (squares["size"][layer, head] < 0.9)
+            assert f"between {100 * scores.recall1_low:.0f} and {100 * scores.recall1_high:.0f} of 100" in text
+            assert "Before the projection, in the full space, it is" in text
+            assert f"{scores.recall1_low:.2f} to {scores.recall1_high:.2f}" in text
+    assert "poor" in seen and len(seen) > 1
+
+
+def test_a_head_that_is_not_mapped_is_shown_with_the_reason(unmapped_index: Index) -> None:
+    visitor = Visitor(unmapped_index, layer=1, head=2)
+    text = visitor.text()
+    assert "This head is not mapped: 7 of 9 of its query and key vectors hold nan or infinity." in text
+    assert ">no map<" in text
+    assert "Do not believe" not in text
+    visitor.widget("head").value = "1"
+    assert "is not mapped" not in visitor.text()
 
 
 def test_the_theme_changes_and_the_choice_stays(visitor: Visitor, small_index: Index) -> None:

@@ -107,6 +107,44 @@ def test_scores_that_are_undefined_are_null(build_command: list[str], capsys: py
     assert " - " in capsys.readouterr().out
 
 
+def test_the_report_says_what_the_projection_loses_and_how_sure_a_score_is(
+    small_index: Index, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(small_index.root)]) == 0
+    plain = capsys.readouterr().out
+    assert main(["report", str(small_index.root), "--intervals"]) == 0
+    sure = capsys.readouterr().out
+    assert all(len(line) <= 120 for line in (plain + sure).splitlines() if line.startswith(("│", "┃")))
+    scores = small_index.head(2, 3).projection("pca", 2).scores
+    assert scores is not None
+    found = [
+        next(line for line in out.splitlines() if line.startswith("│ L2H3 ")).replace("│", " ").split()
+        for out in (plain, sure)
+    ]
+    assert found[0][-2] == f"{scores.no_map_recall1:.3f}"
+    assert found[1][1] == f"{scores.recall1_low:.2f}-{scores.recall1_high:.2f}"
+    assert f" {scores.spearman_low:.2f} to {scores.spearman_high:.2f} " in " ".join(found[1])
+    assert found[0][-1] == found[1][-1]
+
+
+def test_a_head_that_is_not_mapped_is_reported_with_the_reason(
+    unmapped_index: Index, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reason = "7 of 9 of its query and key vectors hold nan or infinity"
+    assert main(["report", str(unmapped_index.root)]) == 0
+    out = capsys.readouterr().out
+    assert f"L1H2 is not mapped: {reason}" in out
+    rows = [line for line in out.splitlines() if "not mapped" in line and line.startswith("│")]
+    assert [line.replace("│", " ").split()[0] for line in rows] == ["L1H2"]
+    assert "nan " not in out.replace(reason, "")
+    assert main(["report", str(unmapped_index.root), "--json"]) == 0
+    heads = json.loads(capsys.readouterr().out)["heads"]
+    assert [(h["layer"], h["head"]) for h in heads if "pca2_reason" in h] == [(1, 2)]
+    bad = next(h for h in heads if "pca2_reason" in h)
+    assert bad["pca2_reason"] == reason
+    assert bad["pca2_recall1"] is bad["pca2_recall1_low"] is bad["pca2_no_map_recall1"] is None
+
+
 def test_an_index_of_one_sequence_is_reported_without_scores(
     build_command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

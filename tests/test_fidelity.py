@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from qkspace import fidelity
+from qkspace import bootstrap, fidelity
 from qkspace.schema import HeadSample, LayerSpec, Positions, QKSpaceError
 
 
@@ -58,7 +59,8 @@ def plain_weighted_correlation(rows: list[dict[str, list[float]]]) -> float:
             covariance += w * (logit - logit_mean) * (distance - distance_mean)
             logit_variance += w * (logit - logit_mean) ** 2
             distance_variance += w * (distance - distance_mean) ** 2
-    return covariance / math.sqrt(logit_variance * distance_variance)
+    norm = math.sqrt(logit_variance * distance_variance)
+    return covariance / norm if norm > 1e-12 else math.nan if logit_variance <= 1e-24 else 0.0
 
 
 def plain_recall(rows: list[dict[str, list[float]]], k: int) -> float:
@@ -68,7 +70,7 @@ def plain_recall(rows: list[dict[str, list[float]]], k: int) -> float:
             best = row["logit"].index(max(row["logit"]))
             as_near = [d for j, d in enumerate(row["distance"]) if j != best and d <= row["distance"][best]]
             hits.append(len(as_near) < k)
-    return sum(hits) / len(hits)
+    return sum(hits) / len(hits) if hits else math.nan
 
 
 def plain_kl(rows: list[dict[str, list[float]]], beta: float) -> float:
@@ -79,6 +81,12 @@ def plain_kl(rows: list[dict[str, list[float]]], beta: float) -> float:
         for a, d in zip(row["attention"], row["distance"], strict=True):
             total += a * (math.log(a) + beta * (d**2 - nearest**2))
     return total / len(rows)
+
+
+def plain_spearman(rows: list[dict[str, list[float]]]) -> float:
+    return float(
+        np.mean([spearmanr(row["logit"], row["distance"]).statistic for row in rows if len(row["logit"]) >= 3])
+    )
 
 
 MASKS = [(False, None), (True, None), (True, 4), (False, 3)]
@@ -96,11 +104,58 @@ def test_every_score_equals_its_plain_definition(seed: int, causal: bool, window
     assert scores.recall3 == pytest.approx(plain_recall(rows, 3))
     assert scores.recall1_content == pytest.approx(plain_recall(content, 1))
     assert scores.recall3_content == pytest.approx(plain_recall(content, 3))
-    ranked = [spearmanr(row["logit"], row["distance"]).statistic for row in rows if len(row["logit"]) >= 3]
-    assert scores.spearman == pytest.approx(np.mean(ranked), abs=1e-9)
+    assert scores.spearman == pytest.approx(plain_spearman(rows), abs=1e-9)
     assert scores.attention_kl == pytest.approx(plain_kl(rows, scores.beta), abs=1e-9)
     assert scores.attention_kl <= min(plain_kl(rows, beta) for beta in [0, *np.geomspace(1e-3, 1e2, 100)]) + 1e-6
     assert (scores.n_queries, scores.n_sequences) == (len(sample.query), len(sample.starts) - 1)
+
+
+@pytest.mark.parametrize(("causal", "window"), MASKS)
+def test_the_scores_of_no_map_are_those_of_distance_in_the_full_space(causal: bool, window: int | None) -> None:
+    sample = make_sample(causal=causal, window=window)
+    scores = fidelity.score(sample, make_positions(sample))
+    vectors = Positions(sample.query, sample.key)
+    full, as_map = fidelity.score(sample, vectors), asdict(fidelity.score(sample, vectors))
+    for name in fidelity.STATISTICS:
+        assert asdict(scores)[f"no_map_{name}"] == pytest.approx(as_map[name], abs=1e-9), name
+    rows, content = rows_of(sample, vectors), rows_of(sample, vectors, content=True)
+    assert scores.no_map_recall1 == pytest.approx(plain_recall(rows, 1))
+    assert scores.no_map_recall3_content == pytest.approx(plain_recall(content, 3))
+    assert scores.no_map_attention_kl == pytest.approx(plain_kl(rows, full.beta), abs=1e-9)
+    assert full.trustworthiness == 1
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_intervals_equal_scoring_every_resample_of_whole_sequences_anew(seed: int) -> None:
+    sample = make_sample(seed)
+    positions = make_positions(sample, seed + 10)
+    scores = asdict(fidelity.score(sample, positions, seed=seed))
+    parts: list[tuple[list[dict[str, list[float]]], list[dict[str, list[float]]]]] = []
+    for start, end in zip(sample.starts[:-1], sample.starts[1:], strict=True):
+        vectors = (sample.query[start:end], sample.key[start:end], np.array([0, end - start]))
+        one = HeadSample(*vectors, sample.is_content[start:end], sample.layer)
+        place = Positions(positions.query[start:end], positions.key[start:end])
+        parts.append((rows_of(one, place), rows_of(one, place, content=True)))
+    plain: dict[str, Callable[[list[dict[str, list[float]]]], float]] = {
+        "weighted_correlation": plain_weighted_correlation,
+        "recall1": lambda rows: plain_recall(rows, 1),
+        "recall3": lambda rows: plain_recall(rows, 3),
+        "attention_kl": lambda rows: plain_kl(rows, scores["beta"]),
+        "spearman": plain_spearman,
+    }
+    names = [*plain, "recall1_content", "recall3_content"]
+    assert sorted(names) == sorted(fidelity.STATISTICS)
+    resamples: dict[str, list[float]] = {name: [] for name in names}
+    for times in bootstrap.draw(len(parts), seed).astype(int):
+        rows, content = ([row for part, n in zip(parts, times, strict=True) for row in part[i] * n] for i in (0, 1))
+        for name in names:
+            chosen = content if name.endswith("content") else rows
+            resamples[name].append(plain[name.removesuffix("_content")](chosen))
+    for name in names:
+        low, high = np.nanpercentile(resamples[name], [2.5, 97.5])
+        assert scores[f"{name}_low"] == pytest.approx(low, abs=1e-9), name
+        assert scores[f"{name}_high"] == pytest.approx(high, abs=1e-9), name
+        assert low <= scores[name] <= high
 
 
 def test_spearman_shares_the_ranks_of_ties() -> None:
@@ -152,9 +207,10 @@ def test_a_map_turned_round_finds_nothing_and_is_no_worse_than_uniform() -> None
     assert scores.attention_kl == pytest.approx(sum(uniform) / len(turned.query))
 
 
-def assert_same_scores(one: fidelity.Scores, other: fidelity.Scores, *, but: str = "") -> None:
+def assert_same_scores(one: fidelity.Scores, other: fidelity.Scores, *, but: tuple[str, ...] = ()) -> None:
+    """Compare every field whose name has none of `but` in it."""
     for name, value in asdict(one).items():
-        if name != but:
+        if not any(part in name for part in but):
             assert asdict(other)[name] == pytest.approx(value, abs=1e-6, rel=1e-6, nan_ok=True), name
 
 
@@ -167,7 +223,7 @@ def test_what_attention_cannot_see_does_not_count(causal: bool) -> None:
     query, key = sample.query @ np.linalg.inv(matrix).T, sample.key @ matrix + rng.normal(size=4) * 20
     changed = HeadSample(query, key, sample.starts, sample.is_content, sample.layer)
     one, other = fidelity.score(sample, positions), fidelity.score(changed, positions)
-    assert_same_scores(one, other, but="trustworthiness")
+    assert_same_scores(one, other, but=("trustworthiness", "no_map"))  # these two are of the vectors, not of the map
 
 
 def test_moving_turning_and_stretching_the_map_changes_only_beta() -> None:
@@ -176,7 +232,7 @@ def test_moving_turning_and_stretching_the_map_changes_only_beta() -> None:
     turn = 3 * np.array([[0.6, 0.8], [0.8, -0.6]])
     changed = Positions(positions.query @ turn + 7, positions.key @ turn + 7)
     one, other = fidelity.score(sample, positions), fidelity.score(sample, changed)
-    assert_same_scores(one, other, but="beta")
+    assert_same_scores(one, other, but=("beta",))
     assert other.beta == pytest.approx(one.beta / 9, rel=1e-2)
 
 
@@ -189,14 +245,20 @@ def test_the_order_of_sequences_changes_nothing(causal: bool) -> None:
     starts = np.concatenate([[0], np.cumsum(np.diff(sample.starts)[order])])
     shuffled = HeadSample(sample.query[tokens], sample.key[tokens], starts, sample.is_content[tokens], sample.layer)
     moved = Positions(positions.query[tokens], positions.key[tokens])
-    assert_same_scores(fidelity.score(sample, positions), fidelity.score(shuffled, moved))
+    one, other = fidelity.score(sample, positions), fidelity.score(shuffled, moved)
+    assert_same_scores(one, other, but=("low", "high"))  # other sequences are drawn again
+    for name in fidelity.STATISTICS:
+        (low, high), (lower, higher) = ((asdict(s)[f"{name}_low"], asdict(s)[f"{name}_high"]) for s in (one, other))
+        assert abs(low - lower) + abs(high - higher) < 0.5 * (high - low) + 1e-9, name
 
 
-def test_without_a_map_distances_are_those_of_the_full_space() -> None:
+def test_the_same_seed_gives_the_same_scores_and_another_only_other_resamples() -> None:
     sample = make_sample()
-    full = fidelity.score(sample, Positions(sample.query, sample.key))
-    assert_same_scores(full, fidelity.no_map_scores(sample))
-    assert fidelity.no_map_scores(sample).trustworthiness == 1
+    positions = make_positions(sample)
+    one, again, other = (fidelity.score(sample, positions, seed=seed) for seed in (0, 0, 1))
+    assert one == again
+    assert_same_scores(one, other, but=("low", "high"))
+    assert one != other
 
 
 @pytest.mark.parametrize(("causal", "window"), MASKS)
@@ -264,9 +326,9 @@ def test_low_precision_is_computed_in_float64(precision: str) -> None:
 def test_logits_far_beyond_exp_stay_finite() -> None:
     sample = make_sample()
     hot = HeadSample(sample.query * 100, sample.key * 100, sample.starts, sample.is_content, sample.layer)
-    scores = asdict(fidelity.score(hot, make_positions(sample)))
-    assert np.isnan(scores.pop("weighted_correlation"))  # all attention is on one key: nothing is left to correlate
-    assert all(np.isfinite(value) for value in scores.values())
+    for name, value in asdict(fidelity.score(hot, make_positions(sample))).items():
+        # All attention is on one key: nothing is left to correlate.
+        assert np.isnan(value) if "weighted_correlation" in name else np.isfinite(value), name
 
 
 def test_errors_say_what_to_do() -> None:
@@ -281,4 +343,192 @@ def test_errors_say_what_to_do() -> None:
         fidelity.score(broken, positions)
     nothing = HeadSample(sample.query[:0], sample.key[:0], np.array([0]), sample.is_content[:0], sample.layer)
     with pytest.raises(QKSpaceError, match="no tokens"):
-        fidelity.no_map_scores(nothing)
+        fidelity.score(nothing, Positions(positions.query[:0], positions.key[:0]))
+
+
+# ---------------------------------------------------------------------------------------------- heads planted by hand
+
+
+def one_hot_head(match: list[list[int]], gap: float = 20.0, *, causal: bool = False) -> HeadSample:
+    """Plant a head: the logit of query i with each key of match[i] is `gap`, with every other 0; one sequence, twice."""
+    n = len(match)
+    query = np.zeros((n, n))
+    for i, keys in enumerate(match):
+        query[i, keys] = gap
+    twice = (np.concatenate([query, query]), np.concatenate([np.eye(n), np.eye(n)]))
+    content = np.tile(np.arange(n) > 0, 2)
+    return HeadSample(*twice, np.array([0, n, 2 * n]), content, LayerSpec("planted", 1, 1, n, 1.0, causal=causal))
+
+
+def twice(query: list[float], key: list[float]) -> Positions:
+    """Place both copies of a planted sequence on a line."""
+    return Positions(np.tile(query, 2)[:, None], np.tile(key, 2)[:, None])
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_head_of_the_previous_token(causal: bool) -> None:
+    n = 8
+    sample = one_hot_head([[max(i - 1, 0)] for i in range(n)], causal=causal)
+    line = [float(i) for i in range(n)]
+    right = fidelity.score(sample, twice([max(i - 1.0, 0.0) for i in range(n)], line))
+    assert right.recall1 == right.recall3 == right.recall1_content == right.recall1_low == right.recall1_high == 1
+    assert right.attention_kl == pytest.approx(0, abs=1e-4)
+    # The map of a same-token head: a query lies on its own key, the previous one beside it, as near as the next one.
+    wrong = fidelity.score(sample, twice(line, line))
+    counted = n - 1 if causal else n  # the first token of a decoder has one key only
+    assert wrong.recall1 == pytest.approx((0 if causal else 1) / counted)  # only the first token attends to itself
+    assert wrong.recall3 == 1
+
+
+def test_a_head_of_the_same_token() -> None:
+    kinds = [0, 1, 2, 2, 1, 3, 3, 3]
+    sample = one_hot_head([[j for j, other in enumerate(kinds) if other == kind] for kind in kinds])
+    right = fidelity.score(sample, twice([float(k) for k in kinds], [float(k) for k in kinds]))
+    assert right.recall1 == right.recall3 == 1
+    assert right.attention_kl == pytest.approx(0, abs=1e-4)
+    merged = [0.0 if kind in (0, 1) else float(kind) for kind in kinds]  # a map that cannot tell kind 0 from kind 1
+    scores = fidelity.score(sample, twice(merged, merged))
+    assert scores.recall1 == 5 / 8
+    lost = (math.log(3 / 1) + 2 * math.log(3 / 2)) / 8  # attention is equal over n keys, the map's over 3
+    assert scores.attention_kl == pytest.approx(lost, abs=1e-4)
+
+
+@pytest.mark.parametrize("gap", [1.0, 3.0, 20.0])
+def test_a_head_that_attends_to_one_sink(gap: float) -> None:
+    n = 8
+    sample = one_hot_head([[0]] * n, gap)
+    right = fidelity.score(sample, twice([0.0] * n, [0.0, *[5.0] * (n - 1)]))
+    assert right.recall1 == 1
+    assert right.attention_kl == pytest.approx(0, abs=1e-4)  # two distances can say any share of attention
+    assert right.weighted_correlation == pytest.approx(-1)
+    assert right.spearman == pytest.approx(-1)
+    assert math.isnan(right.recall1_content)  # the sink is no content, and all else is alike
+    collapsed = fidelity.score(sample, twice([0.0] * n, [0.0] * n))
+    share = math.exp(gap) / (math.exp(gap) + n - 1)
+    uniform = share * math.log(share * n) + (1 - share) * math.log((1 - share) * n / (n - 1))
+    assert collapsed.recall1 == 0
+    assert collapsed.attention_kl == pytest.approx(uniform, abs=1e-9)
+
+
+def test_a_head_of_two_clusters() -> None:
+    side = [0, 0, 0, 1, 1, 1, 1, 1]
+    sample = one_hot_head([[j for j, other in enumerate(side) if other == own] for own in side], 4.0)
+    place = [float(s) for s in side]
+    right = fidelity.score(sample, twice(place, place))
+    assert right.recall1 == right.recall1_content == 1
+    assert right.weighted_correlation == pytest.approx(-1)
+    assert right.spearman == pytest.approx(-1)
+    assert (right.attention_kl, right.beta) == pytest.approx((0, 4), abs=1e-2)  # D is 1 across, and the logit 4
+    swapped = fidelity.score(sample, twice([1 - p for p in place], place))
+    assert swapped.recall1 == swapped.recall3 == 0
+    assert swapped.weighted_correlation == pytest.approx(1)
+
+
+def even_sample(n_sequences: int, n: int = 12, seed: int = 0) -> HeadSample:
+    rng = np.random.default_rng(seed)
+    starts = np.arange(n_sequences + 1) * n
+    vectors = rng.normal(size=(2, n * n_sequences, 4))
+    content = np.arange(n * n_sequences) % n > 1
+    return HeadSample(vectors[0], vectors[1], starts, content, LayerSpec("planted", 1, 1, 4, 0.7, causal=False))
+
+
+def test_a_random_map_scores_what_chance_does() -> None:
+    sample = even_sample(250)
+    scores = fidelity.score(sample, make_positions(sample))
+    chance = {"recall1": 1 / 12, "recall3": 3 / 12, "recall1_content": 1 / 10, "recall3_content": 3 / 10}
+    for name, expected in {**chance, "spearman": 0.0, "weighted_correlation": 0.0}.items():
+        assert asdict(scores)[name] == pytest.approx(expected, abs=0.03), name
+    uniform = fidelity.score(sample, Positions(np.zeros((3000, 2)), np.zeros((3000, 2))))
+    assert scores.attention_kl == pytest.approx(uniform.attention_kl, rel=0.01)
+    assert scores.attention_kl <= uniform.attention_kl
+
+
+def test_a_causal_random_map_scores_the_mean_chance_of_its_rows() -> None:
+    sample = even_sample(250)
+    layer = LayerSpec("planted", 1, 1, 4, 0.7, causal=True)
+    causal = HeadSample(sample.query, sample.key, sample.starts, sample.is_content, layer)
+    scores = fidelity.score(causal, make_positions(sample))
+    assert scores.recall1 == pytest.approx(np.mean([1 / n for n in range(2, 13)]), abs=0.03)
+    assert scores.recall3 == pytest.approx(np.mean([3 / n for n in range(4, 13)]), abs=0.03)
+
+
+# ---------------------------------------------------------------------------------------------- intervals
+
+
+def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    """Sequences of 5 to 30 tokens, each with a share of hits of its own: tokens of a sequence are alike."""
+    rng = np.random.default_rng(0)
+    covered = by_token = 0
+    for repetition in range(300):
+        counts = rng.integers(5, 31, 60)
+        hits = rng.binomial(counts, rng.beta(3, 2, 60))  # the mean share is 0.6
+        sums = np.stack([hits, counts], axis=1).astype(float)
+        low, high = bootstrap.interval(sums, fidelity.mean, bootstrap.draw(60, repetition))
+        covered += low <= 0.6 <= high
+        share = hits.sum() / counts.sum()
+        by_token += abs(share - 0.6) < 1.96 * math.sqrt(share * (1 - share) / counts.sum())
+    assert 0.9 <= covered / 300 <= 0.98
+    assert by_token / 300 < 0.75  # what would come of taking tokens for independent
+
+
+def test_the_interval_of_a_score_covers_chance_on_random_maps() -> None:
+    covered = 0
+    for seed in range(60):
+        sample = even_sample(40, seed=seed)
+        scores = fidelity.score(sample, make_positions(sample, seed + 100), seed=seed)
+        covered += scores.recall1_low <= 1 / 12 <= scores.recall1_high
+    assert covered / 60 >= 0.85
+
+
+def test_more_sequences_make_an_interval_narrower() -> None:
+    widths = []
+    for n in (20, 180):
+        sample = even_sample(n)
+        scores = fidelity.score(sample, make_positions(sample))
+        widths.append(scores.recall1_high - scores.recall1_low)
+    assert widths[1] == pytest.approx(widths[0] / 3, rel=0.4)
+
+
+# ---------------------------------------------------------------------------------------------- degenerate heads
+
+
+def test_one_sequence_has_scores_and_no_intervals() -> None:
+    scores = asdict(fidelity.score(even_sample(1), make_positions(even_sample(1))))
+    assert all(np.isnan(value) == name.endswith(("_low", "_high")) for name, value in scores.items())
+
+
+def test_one_token_is_scored_without_a_crash() -> None:
+    sample = even_sample(1, n=1)
+    scores = fidelity.score(sample, make_positions(sample))
+    assert (scores.n_queries, scores.attention_kl, scores.no_map_attention_kl) == (1, 0, 0)
+    undefined = [scores.recall1, scores.recall1_content, scores.spearman, scores.weighted_correlation]
+    assert all(np.isnan(value) for value in [*undefined, scores.trustworthiness, scores.recall1_low])
+
+
+def test_keys_that_are_all_one_have_undefined_scores_with_and_without_a_map() -> None:
+    sample = make_sample()
+    equal = HeadSample(sample.query, np.ones_like(sample.key), sample.starts, sample.is_content, sample.layer)
+    scores = asdict(fidelity.score(equal, make_positions(sample)))
+    for name in fidelity.STATISTICS:
+        if name != "attention_kl":
+            assert all(np.isnan(scores[n]) for n in (name, f"{name}_low", f"{name}_high", f"no_map_{name}")), name
+    assert scores["no_map_attention_kl"] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_head_that_is_not_finite_says_so(bad: float) -> None:
+    sample = even_sample(2)
+    assert fidelity.fault(sample, sample) is None
+    sample.key[[3, 5]] = bad
+    assert fidelity.fault(even_sample(2), sample) == "2 of 96 of its query and key vectors hold nan or infinity"
+
+
+def test_scores_of_before_there_were_intervals_can_be_read() -> None:
+    sample = make_sample()
+    stored = asdict(fidelity.score(sample, make_positions(sample)))
+    old = {
+        name: v for name, v in stored.items() if not name.startswith("no_map") and not name.endswith(("low", "high"))
+    }
+    read = asdict(fidelity.Scores(**old))
+    assert {name: read[name] for name in old} == old
+    assert all(np.isnan(value) for name, value in read.items() if name not in old)

@@ -247,6 +247,18 @@ def test_scores_are_those_of_the_held_out_sequences(index: Index) -> None:
                 assert asdict(view.scores)[name] == pytest.approx(value, rel=1e-6, abs=atol, nan_ok=True), name
 
 
+def test_a_head_that_is_not_mapped_says_why(unmapped_index: Index) -> None:
+    view = unmapped_index.head(1, 2).projection("pca", 2)
+    assert view.scores is None
+    assert view.reason == "7 of 9 of its query and key vectors hold nan or infinity"
+    assert np.isnan(view.query).all()
+    with pytest.raises(QKSpaceError, match="L1H2 has no pca map in 2-D: 7 of 9"):
+        view.transform(query=np.zeros((1, unmapped_index.d_head)))
+    other = unmapped_index.head(1, 1).projection("pca", 2)
+    assert other.reason is None
+    assert other.scores is not None
+
+
 def test_the_normalisation_of_a_map_leaves_attention_alone(index: Index) -> None:
     sequence = int(index.sequences["sequence"].iloc[3])
     rows = index.rows(sequence)

@@ -693,7 +693,7 @@ def test_a_folder_that_is_not_there_is_no_name_on_the_hub(
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
-        (["--methods", "pca,tsne2"], "Unknown projection 'tsne2'; choose among pca"),
+        (["--methods", "pca,tsne2"], "Unknown projection 'tsne2'; choose among unfold"),
         (["--max-tokens", "0"], "max_tokens must be at least 1; got 0"),
         (["--normalise", "spheer"], "Unknown normalisation 'spheer'; choose"),
         (["--max-length", "2"], "no room for text"),

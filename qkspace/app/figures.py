@@ -185,7 +185,7 @@ def _add_tooltips(plot: figure, sources: dict[str, ColumnDataSource]) -> None:
 def heads_figure(source: ColumnDataSource, here: ColumnDataSource, n_layers: int, n_heads: int) -> figure:
     """Return the chart of all heads, layer down and head across, coloured by how far each map can be trusted.
 
-    source: layer, head, recall; here: layer and head of the one that is shown.
+    source: layer, head, recall, size (of the square, 1 fills its place); here: layer and head of the one that is shown.
     """
     height = max(84, min(300, 40 + round(200 * n_layers / max(n_heads, 1))))
     plot = figure(
@@ -202,8 +202,8 @@ def heads_figure(source: ColumnDataSource, here: ColumnDataSource, n_layers: int
     heads = plot.rect(
         "head",
         "layer",
-        0.92,
-        0.92,
+        "size",
+        "size",
         source=source,
         fill_color={"field": "recall", "transform": colours},
         line_color=None,

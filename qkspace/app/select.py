@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from qkspace.app.colours import QUERY_KEY, Colouring, Legend, colour_tokens, colourable
 from qkspace.index import Head, Index, View, strongest
+from qkspace.report import verdict
 from qkspace.schema import FloatArray, IntArray, QKSpaceError
 
 Kind = Literal["query", "key"]
@@ -155,13 +156,19 @@ def shown_of(index: Index) -> Shown:
 
 
 def all_heads(shown: Shown, state: State) -> dict[str, NDArray[Any]]:
-    """Return layer, head and recall1 of the map of every head (nan where it is not scored)."""
+    """Return layer, head and recall1 of the map of every head (nan where it is not scored), and how large to draw it.
+
+    A map that must not be believed is drawn small.
+    """
     table = shown.head_table
-    recall = table.get(f"{state.method}2_recall1", pd.Series(np.nan, index=table.index))
+    nothing = pd.Series(np.nan, index=table.index)
+    recall, content = (table.get(f"{state.method}2_{name}", nothing) for name in ("recall1", "recall1_content"))
+    believed = [verdict(*pair) in ("good", "fair") for pair in zip(recall, content, strict=True)]
     return {
         "layer": table["layer"].to_numpy(dtype=np.int32),
         "head": table["head"].to_numpy(dtype=np.int32),
         "recall": recall.to_numpy(dtype=np.float32),
+        "size": np.where(believed, 0.92, 0.5).astype(np.float32),
     }
 
 

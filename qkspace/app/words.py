@@ -14,12 +14,13 @@ from bokeh.palettes import Cividis256
 
 from qkspace.app.colours import KEY_COLOUR, QUERY_COLOUR, Legend
 from qkspace.app.select import LEAST_SHOWN, Shown, State, selected_attention
-from qkspace.report import in_words, verdict
+from qkspace.report import in_words, margin_in_words, verdict
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from qkspace.index import Index
+    from qkspace.fidelity import Scores
+    from qkspace.index import Index, View
     from qkspace.normalise import Gauge
 
 SENTENCE_TOKENS = 160  # shown of the clicked token's sequence, around it
@@ -39,12 +40,22 @@ EXPLAIN = {
     "attention_distance": ("mean distance", "how many tokens away attention goes, on average"),
 }
 
-
+SCORE_NAMES = {
+    "recall1": "nearest key is the most attended",
+    "recall3": "most attended among 3 nearest",
+    "recall1_content": "the first, ordinary words alone",
+    "recall3_content": "the second, ordinary words alone",
+    "attention_kl": "nats lost (attention KL)",
+    "weighted_correlation": "weighted correlation (-1 best)",
+    "spearman": "rank correlation (-1 best)",
+    "trustworthiness": "trustworthiness of the map",
+}
 SCALE = ", ".join(Cividis256[i] for i in range(0, 256, 15))
 HEADS_TITLE = (
     '<h2 style="margin:0 0 2px">All heads (click to open)</h2><div class="small muted">Tokens whose nearest key is '
     f'right:</div><div class="between small muted" style="gap:6px"><span>none</span><span class="scale" '
     f'style="flex:1;background:linear-gradient(90deg, {SCALE})"></span><span>all</span></div>'
+    '<div class="small muted">Small square: poor or not scored, do not believe that map.</div>'
 )
 
 
@@ -62,22 +73,25 @@ def header(index: Index) -> str:
 def head_card(shown: Shown, state: State) -> str:
     """Say how far the map of a head can be trusted, what the head does, and how its vectors were normalised."""
     view, head = shown.view(state), shown.head(state)
-    scores = view.scores
+    scores, reason = view.scores, view.reason
     word = "not scored" if scores is None else verdict(scores.recall1, scores.recall1_content)
     table = shown.head_table
     row = table[(table["layer"] == state.layer) & (table["head"] == state.head)].iloc[0]
-    sentences = in_words(scores)
-    trust = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
-    if word == "poor":
-        trust += (
-            '<p class="poor"><b>Do not read attention off this map:</b> look at the links and the sentence instead.</p>'
+    trust = "".join(f"<p>{escape(sentence)}</p>" for sentence in in_words(scores, reason))
+    if margin := margin_in_words(scores):
+        trust += f'<p class="small muted">{escape(margin)}</p>'
+    if scores is not None and word == "poor":
+        about = "" if verdict(scores.recall1, math.nan) == "poor" else " about ordinary words"
+        trust = (
+            f'<p class="poor"><b>Do not believe this map{about}:</b> what is near is often not what is attended to. Look at '
+            f"the links and the sentence instead.</p>{trust}"
         )
     statistics = "".join(
         f'<tr><td class="name"><span class="why" title="{escape(explanation)}">{name}</span></td>'
         f'<td class="number">{_statistic(row, column)}</td></tr>'
         for column, (name, explanation) in EXPLAIN.items()
     )
-    badge = f'<span class="badge {word if word in ("good", "fair", "poor") else "muted"}">{word} map</span>'
+    badge = f'<span class="badge {word if word in ("good", "fair", "poor") else "muted"}">{"no" if reason else word} map</span>'
     kv = (
         f'<p class="small muted">It reads key head {head.kv_head} of its layer.</p>'
         if head.spec.n_kv_heads != head.spec.n_heads
@@ -87,9 +101,15 @@ def head_card(shown: Shown, state: State) -> str:
         f'<div class="card"><div class="between"><span class="title">Layer {state.layer}, head {state.head}</span>{badge}</div>'
         f'<div style="margin-top:8px">{kv}{trust}</div>'
         f'<h2 style="margin-top:10px">What the head looks at, over the whole corpus</h2><table>{statistics}</table>'
-        f"<details style='margin-top:8px'><summary>How queries and keys were placed</summary>"
-        f'<p class="small muted" style="margin-top:6px">{gauge_words(view.gauge)}</p>'
-        f"{_score_table(shown, state)}</details></div>"
+        f"{'' if reason else _placing(view)}</div>"
+    )
+
+
+def _placing(view: View) -> str:
+    """Say how the vectors were normalised, and every score of the map."""
+    return (
+        "<details style='margin-top:8px'><summary>How queries and keys were placed</summary>"
+        f'<p class="small muted" style="margin-top:6px">{gauge_words(view.gauge)}</p>{_score_table(view.scores)}</details>'
     )
 
 
@@ -105,32 +125,38 @@ def gauge_words(gauge: Gauge) -> str:
     return f"{done[0].upper()}{done[1:]}. None of this changes attention{why}."
 
 
-def _score_table(shown: Shown, state: State) -> str:
-    scores = shown.view(state).scores
+def _score_table(scores: Scores | None) -> str:
     if scores is None:
         return ""
-    rows = (
-        ("nearest key is the most attended", scores.recall1),
-        ("most attended among 3 nearest", scores.recall3),
-        ("the first, ordinary words alone", scores.recall1_content),
-        ("the second, ordinary words alone", scores.recall3_content),
-        ("nats lost (attention KL)", scores.attention_kl),
-        ("weighted correlation (-1 best)", scores.weighted_correlation),
-        ("rank correlation (-1 best)", scores.spearman),
-        ("trustworthiness of the map", scores.trustworthiness),
-    )
     cells = "".join(
-        f'<tr><td class="name">{name}</td><td class="number">{"-" if math.isnan(v) else f"{v:.2f}"}</td></tr>'
-        for name, v in rows
+        f'<tr><td class="name">{title}</td>'
+        + "".join(f'<td class="number{look}">{text}</td>' for look, text in _score_cells(scores, name))
+        + "</tr>"
+        for name, title in SCORE_NAMES.items()
     )
     return (
         f'<p class="small muted">Measured on {scores.n_queries:,} tokens of {scores.n_sequences:,} sequences that the map '
-        f"was not fitted on.</p><table>{cells}</table>"
+        'was not fitted on.</p><table><tr class="muted"><td></td><td class="number">map</td><td class="number">95 %</td>'
+        f'<td class="number"><span class="why" title="distance in the full space, before the projection">no map</span></td>'
+        f"</tr>{cells}</table>"
     )
+
+
+def _score_cells(scores: Scores, name: str) -> list[tuple[str, str]]:
+    """Return class and text of a score, its interval and the score of no map; empty where there is none."""
+    low, high, no_map = (getattr(scores, of, math.nan) for of in (f"{name}_low", f"{name}_high", f"no_map_{name}"))
+    value = getattr(scores, name)
+    return [
+        ("", "-" if math.isnan(value) else f"{value:.2f}"),
+        (" muted", "" if math.isnan(low) else f"{low:.2f} to {high:.2f}"),
+        (" muted", "" if math.isnan(no_map) else f"{no_map:.2f}"),
+    ]
 
 
 def _statistic(row: pd.Series, column: str) -> str:
     value = float(row[column])
+    if math.isnan(value):
+        return "-"
     if column == "entropy":
         return f"{value:.2f} <span class='muted'>of {float(row['entropy_uniform']):.2f}</span>"
     if column == "attention_distance":
