@@ -60,6 +60,13 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--address", default="localhost", help="address to listen on (default localhost)")
     serve.add_argument("--show", action="store_true", help="open a browser")
     serve.set_defaults(run=_serve)
+    project = commands.add_parser(
+        "project", allow_abbrev=False, parents=[common], help="add maps to a finished index, without the model"
+    )
+    project.add_argument("index", type=Path)
+    project.add_argument("--methods", type=_names, required=True, help="maps, with commas: unfold, pca, tsne, umap")
+    _add_maps(project)
+    project.set_defaults(run=_project)
     report = commands.add_parser(
         "report", allow_abbrev=False, parents=[common], help="print what an index holds and every score"
     )
@@ -114,14 +121,26 @@ def _add_build(build: argparse.ArgumentParser) -> None:
     capture.add_argument("--revision", help="branch, tag or commit of a name on the hub")
     capture.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the checkpoint")
     maps = build.add_argument_group("what is stored")
-    maps.add_argument("--methods", type=_names, default=("pca",), help="maps, with commas (default pca)")
-    maps.add_argument("--dims", type=_dims, default=(2, 3), help="dimensions of the maps, with commas (default 2,3)")
-    maps.add_argument("--normalise", default="auto", help="auto, none, attentionviz, sphere or balanced (default auto)")
+    maps.add_argument(
+        "--methods",
+        type=_names,
+        default=("unfold", "pca"),
+        help="maps, with commas: unfold, pca, tsne, umap (default unfold,pca)",
+    )
+    _add_maps(maps)
     maps.add_argument("--storage", choices=("float16", "float32"), default="float16", help="type of stored vectors")
     maps.add_argument("--top-k", type=int, default=8, help="attended keys kept for each query (default 8)")
     maps.add_argument("--seed", type=int, default=0)
-    maps.add_argument("--n-jobs", type=int, help="processes that make maps (default: one a core)")
     build.set_defaults(run=_build)
+
+
+def _add_maps(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add how maps are made."""
+    parser.add_argument("--dims", type=_dims, default=(2, 3), help="dimensions of the maps, with commas (default 2,3)")
+    parser.add_argument(
+        "--normalise", default="auto", help="auto, none, attentionviz, sphere or balanced (default auto)"
+    )
+    parser.add_argument("--n-jobs", type=int, help="processes that make maps (default: one a core)")
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -151,6 +170,22 @@ def _build(options: argparse.Namespace, console: Console) -> int:
         f"{index.root}: {index.n_layers} layers x {index.n_heads} heads, {index.n_tokens:,} tokens. "
         f"See it at http://localhost:5006/ with: qkspace serve {index.root}"
     )
+    return 0
+
+
+def _project(options: argparse.Namespace, console: Console) -> int:
+    from qkspace.extend import project
+
+    index = project(
+        options.index,
+        options.methods,
+        dims=options.dims,
+        normalise=options.normalise,
+        n_jobs=options.n_jobs,
+        console=console,
+    )
+    names = ", ".join(f"{method}{dims}" for method, dims in index.maps)
+    console.say(f"{index.root} has these maps now: {names}")
     return 0
 
 

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from qkspace import store
 from qkspace.console import SILENT, Console
+from qkspace.extend import map_entry
 from qkspace.extract import (
     STATISTICS,
     Tokens,
@@ -330,9 +331,10 @@ class Build:
         for chosen in (fit, score):
             is_special = np.asarray(tokens.is_special[ranges(tokens.starts[chosen], tokens.lengths[chosen])])
             parts.append(SampleRows.of(first_row[chosen], tokens.lengths[chosen], is_special))
-        p = self.parameters
-        wanted = Wanted(tuple(p.maps), p.normalise, p.seed)
-        make_maps(self.root, layers, wanted, *parts, n_jobs=p.n_jobs, console=self.console)
+        make_maps(self.root, layers, self._wanted(), *parts, n_jobs=self.parameters.n_jobs, console=self.console)
+
+    def _wanted(self) -> Wanted:
+        return Wanted(tuple(self.parameters.maps), self.parameters.normalise, self.parameters.seed)
 
     # ---------------------------------------------------------------- manifest
 
@@ -355,9 +357,7 @@ class Build:
                 "n_tokens_stored": int(tokens.lengths[stored].sum()),
                 "n_windows": len(tokens.lengths),
             },
-            "maps": [
-                {"name": f"{method}{dims}", "method": method, "dims": dims} for method, dims in self.parameters.maps
-            ],
+            "maps": [map_entry(self._wanted(), method, dims) for method, dims in self.parameters.maps],
             "versions": {
                 "python": platform.python_version(),
                 **{name: version(name) for name in ("qkspace", "torch", "transformers", "numpy", "scikit-learn")},

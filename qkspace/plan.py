@@ -36,7 +36,7 @@ class Parameters:
     corpus is read (`corpus.read`) and the model is loaded (`model.load`).
     """
 
-    methods: tuple[str, ...] = ("pca",)
+    methods: tuple[str, ...] = ("unfold", "pca")
     dims: tuple[int, ...] = (2, 3)
     normalise: str = "auto"
     max_tokens: int | None = None

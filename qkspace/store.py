@@ -213,11 +213,14 @@ def writing_rows(path: Path, shape: tuple[int, ...], dtype: str) -> Iterator[Row
         temporary.unlink(missing_ok=True)
 
 
-def file_records(root: Path) -> dict[str, dict[str, Any]]:
-    """Return {relative path: {bytes, sha256}} of every file of an index but its manifest and its work folder."""
+def file_records(root: Path, folders: Iterable[Path] = ()) -> dict[str, dict[str, Any]]:
+    """Return {relative path: {bytes, sha256}} of every file of an index but its manifest and its work folder.
+
+    With `folders`, of what lies in those alone.
+    """
     paths = [
         path
-        for path in sorted(root.rglob("*"))
+        for path in sorted(p for folder in list(folders) or [root] for p in folder.rglob("*"))
         if path.is_file() and path.suffix != ".tmp" and path.relative_to(root).parts[0] not in (WORK, MANIFEST)
     ]
 
@@ -300,6 +303,12 @@ def start_over(root: Path) -> None:
     for path in root.iterdir():
         if path.name != WORK:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def remove_folders(paths: Iterable[Path]) -> None:
+    """Remove folders with all that is in them."""
+    for path in list(paths):
+        shutil.rmtree(path)
 
 
 def end_work(root: Path) -> None:

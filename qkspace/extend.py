@@ -1,0 +1,101 @@
+"""Extend: add maps to a finished index, without the model.
+
+In: an index and which maps are wanted. Out: the same index with them; its manifest is replaced when all are there, so that
+until then the index is what it was. A killed run goes on where it was left.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qkspace import store
+from qkspace.console import SILENT, Console
+from qkspace.index import Index
+from qkspace.maps import SampleRows, Wanted, make_maps, ranges
+from qkspace.plan import Parameters
+from qkspace.schema import QKSpaceError
+
+
+def project(
+    root: str | Path,
+    methods: tuple[str, ...],
+    *,
+    dims: tuple[int, ...] = (2, 3),
+    normalise: str = "auto",
+    n_jobs: int | None = None,
+    console: Console = SILENT,
+) -> Index:
+    """Make maps of every head of a finished index that it does not have yet, and return the index.
+
+    They are fitted and scored on the same sequences as the maps that are there, with the seed of the index.
+
+    Args:
+        root: folder of the index.
+        methods: projections (`qkspace.project.METHODS`).
+        dims: numbers of dimensions, 2 or 3.
+        normalise: how vectors are normalised first (`qkspace.normalise`).
+        n_jobs: processes; None for one a core.
+        console: where progress is shown.
+
+    Raises:
+        QKSpaceError: no index there, an unknown method or normalisation, or a map is there already, normalised otherwise.
+    """
+    index = Index(root)
+    seed = int(index.manifest["made_from"]["seed"])
+    asked = Parameters(methods=methods, dims=dims, normalise=normalise, seed=seed, n_jobs=n_jobs)
+    there = {(m["method"], m["dims"]): m.get("normalise", "auto") for m in index.manifest["maps"]}
+    for method, n_dims in asked.maps:
+        if there.get((method, n_dims), normalise) != normalise:
+            raise QKSpaceError(
+                f"{index.root} has {method} in {n_dims}-D already, normalised by {there[method, n_dims]!r}. An index holds one "
+                "map of a kind: build another index, or choose another method."
+            )
+    wanted = Wanted(tuple(m for m in asked.maps if m not in there), normalise, seed)
+    if not wanted.maps:
+        console.say(f"{index.root} has these maps already: nothing to do.")
+        return index
+    with store.disk_errors(index.root), store.locked(index.root):
+        _begin(index, wanted)
+        fit, score = (_sample_rows(index, fold) for fold in ("fit", "score"))
+        make_maps(index.root, index.layers, wanted, fit, score, n_jobs=n_jobs, console=console)
+        entries = [map_entry(wanted, method, n_dims) for method, n_dims in wanted.maps]
+        folders = [index.root / "maps" / entry["name"] for entry in entries]
+        manifest = dict(index.manifest)
+        manifest["maps"] = [*manifest["maps"], *entries]
+        manifest["files"] = dict(sorted({**manifest["files"], **store.file_records(index.root, folders)}.items()))
+        store.write_json(index.root / store.MANIFEST, manifest)
+    store.end_work(index.root)
+    return Index(index.root)
+
+
+def map_entry(wanted: Wanted, method: str, dims: int) -> dict[str, Any]:
+    """Return what the manifest says of a map."""
+    return {
+        "name": f"{method}{dims}",
+        "method": method,
+        "dims": dims,
+        "normalise": wanted.normalise,
+        "seed": wanted.seed,
+    }
+
+
+def _begin(index: Index, wanted: Wanted) -> None:
+    """Note what is being made; what an earlier run of something else left is removed."""
+    plan = index.root / store.WORK / "project.json"
+    asked = {"maps": [list(m) for m in wanted.maps], "normalise": wanted.normalise, "seed": wanted.seed}
+    if plan.exists() and store.read_json(plan) == asked:
+        return
+    names = {f"{method}{dims}" for method, dims in index.maps}
+    store.remove_folders(path for path in (index.root / "maps").iterdir() if path.name not in names)
+    store.write_json(plan, asked)
+
+
+def _sample_rows(index: Index, fold: str) -> SampleRows:
+    """Return the rows of the sequences of a fold ("fit" or "score")."""
+    chosen = np.flatnonzero(index.sequences["fold"].to_numpy() == fold)
+    first_row, lengths = index.row_starts[chosen], np.diff(index.row_starts)[chosen]
+    is_special = index.tokens["is_special"].to_numpy()[ranges(first_row, lengths)]
+    return SampleRows.of(first_row, lengths, is_special)
