@@ -59,7 +59,7 @@ def project(
         return index
     with store.disk_errors(index.root), store.locked(index.root):
         _begin(index, wanted)
-        fit, score = (_sample_rows(index, fold) for fold in ("fit", "score"))
+        fit, score = (sample_rows(index, fold) for fold in ("fit", "score"))
         make_maps(index.root, index.layers, wanted, fit, score, n_jobs=n_jobs, console=console)
         entries = [map_entry(wanted, method, n_dims) for method, n_dims in wanted.maps]
         folders = [index.root / "maps" / entry["name"] for entry in entries]
@@ -93,7 +93,7 @@ def _begin(index: Index, wanted: Wanted) -> None:
     store.write_json(plan, asked)
 
 
-def _sample_rows(index: Index, fold: str) -> SampleRows:
+def sample_rows(index: Index, fold: str) -> SampleRows:
     """Return the rows of the sequences of a fold ("fit" or "score")."""
     chosen = np.flatnonzero(index.sequences["fold"].to_numpy() == fold)
     first_row, lengths = index.row_starts[chosen], np.diff(index.row_starts)[chosen]

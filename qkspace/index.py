@@ -225,16 +225,19 @@ class Head:
         key = store.float_array(self._stored("key")[self.kv_head, rows])
         return attend(query, key, self.spec)
 
-    def projection(self, method: str = "pca", dims: int = 2) -> View:
-        """Return a map of this head.
+    def projection(self, method: str | None = None, dims: int = 2) -> View:
+        """Return a map of this head: by default unfold's, or the first of so many dimensions where there is none.
 
         Raises:
             QKSpaceError: the index has no such map.
         """
-        if (method, dims) not in self.index.maps:
+        names = [name for name, n in self.index.maps if n == dims]
+        method = method or ("unfold" if "unfold" in names or not names else names[0])
+        if method not in names:
             has = ", ".join(f"{m} in {d}-D" for m, d in self.index.maps)
             raise QKSpaceError(
-                f"This index has no {method} map in {dims}-D; it has {has}. Build with --methods and --dims."
+                f"This index has no {method} map in {dims}-D; it has {has}. Add it: qkspace project {self.index.root} "
+                f"--methods {method} --dims {dims}"
             )
         return View(self, method, dims)
 

@@ -82,8 +82,14 @@ class Parameters:
 
     @property
     def maps(self) -> list[tuple[str, int]]:
-        """The maps of each head: (method, dims)."""
-        return [(method, dims) for method in dict.fromkeys(self.methods) for dims in dict.fromkeys(self.dims)]
+        """The maps of each head: (method, dims); normalised as AttentionViz does they have its own parameters too."""
+        from qkspace.project import METHODS
+
+        theirs = {
+            m: f"attentionviz-{m}" if self.normalise == "attentionviz" else m for m in dict.fromkeys(self.methods)
+        }
+        names = [theirs[m] if theirs[m] in METHODS else m for m in theirs]
+        return [(method, dims) for method in dict.fromkeys(names) for dims in dict.fromkeys(self.dims)]
 
 
 def holds_the_same(root: Path, model: str, sources: list[str], parameters: Parameters) -> bool:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from qkspace.neighbours import fit_attentionviz_tsne, fit_attentionviz_umap, fit_tsne, fit_umap, place_neighbours
 from qkspace.schema import FloatArray, HeadSample, Positions, QKSpaceError
 from qkspace.unfold import State, fit_unfold, place_unfold
 
@@ -162,4 +163,9 @@ class Method(NamedTuple):
 METHODS: dict[str, Method] = {
     "unfold": Method(fit_unfold, place_unfold),
     "pca": Method(each(fit_pca), place_linear),
+    "tsne": Method(each(fit_tsne), place_neighbours),
+    "umap": Method(each(fit_umap), place_neighbours),
+    "attentionviz-pca": Method(each(fit_pca), place_linear, "attentionviz"),
+    "attentionviz-tsne": Method(each(fit_attentionviz_tsne), place_neighbours, "attentionviz"),
+    "attentionviz-umap": Method(each(fit_attentionviz_umap), place_neighbours, "attentionviz"),
 }

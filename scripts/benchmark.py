@@ -3,6 +3,7 @@
     python scripts/benchmark.py extract    capture including disk, against a bare forward pass over the same batches
     python scripts/benchmark.py memory     peak memory of a build on 1, 4 and 16 times the corpus
     python scripts/benchmark.py app        first picture and change of head in a real browser
+    python scripts/benchmark.py fidelity   scores and times of every method, beside AttentionViz's recipe
     python scripts/benchmark.py all
 
 The corpus is UD English EWT (../shared/data), the model MiniLM; docs/benchmarks.md keeps results. The machine is noisy:
@@ -42,8 +43,10 @@ CHROMIUM_FLAGS = [
 def main() -> None:
     """Run the benchmarks that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("extract", "memory", "app", "all"))
+    parser.add_argument("what", choices=("extract", "memory", "app", "fidelity", "all"))
     parser.add_argument("--rounds", type=int, default=5, help="how often the two sides of a ratio are run in turn")
+    parser.add_argument("--every", type=int, default=1, help="fidelity: measure every so many-th head (default all)")
+    parser.add_argument("--few", type=int, default=6, help="fidelity: heads that the slow recipe is run on (default 6)")
     options = parser.parse_args()
     missing = [str(path) for path in EWT if not path.exists()]
     if missing:
@@ -53,6 +56,7 @@ def main() -> None:
         ("extract", lambda: extract(options.rounds)),
         ("memory", memory),
         ("app", lambda: app(options.rounds)),
+        ("fidelity", lambda: fidelity(options.every, options.few)),
     ):
         if options.what in (name, "all"):
             run()
@@ -144,6 +148,14 @@ def peak(corpus: str, out: str) -> None:
     kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     size = sum(record["bytes"] for record in index.manifest["files"].values())
     print(kib / 1024, seconds, index.n_tokens, size)
+
+
+def fidelity(every: int, few: int) -> None:
+    """Score every method on both text models."""
+    import benchmark_fidelity
+
+    models = {"MiniLM": model_folder(), "stories260K": str(ROOT.parent / "shared" / "models" / "stories260K")}
+    benchmark_fidelity.fidelity(models, EWT, ROOT / "out", every, few)
 
 
 def app(rounds: int) -> None:

@@ -36,7 +36,15 @@ from qkspace.index import Index
 from qkspace.schema import QKSpaceError
 
 HIDE = {"special": "special tokens", "itself": "a token with itself", "first": "the first token"}
-METHODS = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP", "unfold": "unfold"}
+METHODS = {
+    "unfold": "unfold",
+    "pca": "PCA",
+    "tsne": "t-SNE",
+    "umap": "UMAP",
+    "attentionviz-pca": "PCA as in AttentionViz",
+    "attentionviz-tsne": "t-SNE as in AttentionViz",
+    "attentionviz-umap": "UMAP as in AttentionViz",
+}
 
 KEYS_JS = """
 const unframe = (root) => {  // a clicked map needs no dotted frame; it lies too deep for a style sheet of ours

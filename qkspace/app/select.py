@@ -125,8 +125,8 @@ class Shown:
 
     @property
     def methods(self) -> list[str]:
-        """The methods that have a map in the plane."""
-        return [method for method, dims in self.index.maps if dims == 2]
+        """The methods that have a map in the plane, unfold before the others: the page opens with the first."""
+        return sorted((method for method, dims in self.index.maps if dims == 2), key=lambda method: method != "unfold")
 
     def most_faithful(self) -> tuple[int, int]:
         """Return layer and head of the map that says most about the attention between ordinary words."""
