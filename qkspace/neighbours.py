@@ -67,41 +67,48 @@ def fit_umap(sample: HeadSample, dims: int, seed: int) -> State:
 
 
 def fit_attentionviz_tsne(sample: HeadSample, dims: int, seed: int) -> State:
-    """Fit t-SNE as AttentionViz did (Yeh et al. 2023): scikit-learn, cosine, perplexity 50, 300 steps, all tokens.
+    """Fit t-SNE as AttentionViz did (Yeh et al. 2023): scikit-learn, cosine, perplexity 50, 300 steps.
 
-    Theirs has no seed. State: that of `place_neighbours`.
+    Theirs has no seed. At most `FIT_TOKENS` tokens, in whole sequences. State: that of `place_neighbours`.
     """
     from sklearn.manifold import TSNE
 
-    rows = np.concatenate([sample.query, sample.key]).astype(np.float32)
+    query, key = _first_rows(sample)
+    rows = np.concatenate([query, key])
     perplexity = min(ATTENTIONVIZ_PERPLEXITY, (len(rows) - 1) / 3)
     method = TSNE(
         dims, perplexity=perplexity, metric="cosine", max_iter=ATTENTIONVIZ_STEPS, init="random", random_state=seed
     )
-    return _state(sample.query, sample.key, method.fit_transform(rows), is_cosine=True)
+    return _state(query, key, method.fit_transform(rows), is_cosine=True)
 
 
 def fit_attentionviz_umap(sample: HeadSample, dims: int, seed: int) -> State:
-    """Fit UMAP as AttentionViz did (Yeh et al. 2023): umap-learn's defaults, cosine, a random start, all tokens.
+    """Fit UMAP as AttentionViz did (Yeh et al. 2023): umap-learn's defaults, cosine, a random start.
 
-    State: that of `place_neighbours`.
+    At most `FIT_TOKENS` tokens, in whole sequences. State: that of `place_neighbours`.
     """
     from umap import UMAP
 
-    rows = np.concatenate([sample.query, sample.key]).astype(np.float32)
+    query, key = _first_rows(sample)
+    rows = np.concatenate([query, key])
     neighbours = min(ATTENTIONVIZ_NEIGHBOURS, len(rows) - 1)
     placed = np.zeros((len(rows), dims))
     if neighbours > 1:  # umap-learn takes no fewer
         method = UMAP(neighbours, dims, metric="cosine", init="random", random_state=seed, n_jobs=1)
         placed = method.fit_transform(rows)
-    return _state(sample.query, sample.key, placed, is_cosine=True)
+    return _state(query, key, placed, is_cosine=True)
+
+
+def _first_rows(sample: HeadSample) -> tuple[Float32Array, Float32Array]:
+    """Return queries and keys (token, d_head) of the first whole sequences that have at most `FIT_TOKENS` tokens."""
+    n_sequences = max(1, int(np.searchsorted(sample.starts, FIT_TOKENS, side="right")) - 1)
+    end = int(sample.starts[n_sequences])
+    return sample.query[:end].astype(np.float32), sample.key[:end].astype(np.float32)
 
 
 def _fit_bipartite(sample: HeadSample, dims: int, seed: int, embed: Embed) -> State:
     """Embed the first sequences of a sample by the graph that joins queries to their nearest keys and back."""
-    n_sequences = max(1, int(np.searchsorted(sample.starts, FIT_TOKENS, side="right")) - 1)
-    end = int(sample.starts[n_sequences])
-    query, key = (np.unique(rows[:end], axis=0).astype(np.float32) for rows in (sample.query, sample.key))
+    query, key = (np.unique(rows, axis=0) for rows in _first_rows(sample))
     neighbours = min(GRAPH_NEIGHBOURS, len(query), len(key))
     query_nearest, query_distance = nearest(query, key, neighbours)
     key_nearest, key_distance = nearest(key, query, neighbours)
