@@ -56,8 +56,11 @@ def project(
     wanted = Wanted(tuple(m for m in asked.maps if m not in there), normalise, seed)
     if not wanted.maps:
         console.say(f"{index.root} has these maps already: nothing to do.")
+        _end_finished(index)
         return index
     with store.disk_errors(index.root), store.locked(index.root):
+        if store.read_manifest(index.root) != index.manifest:
+            raise QKSpaceError(f"{index.root}: another command has just changed it. Run this one again.")
         _begin(index, wanted)
         fit, score = (sample_rows(index, fold) for fold in ("fit", "score"))
         make_maps(index.root, index.layers, wanted, fit, score, n_jobs=n_jobs, console=console)
@@ -67,7 +70,7 @@ def project(
         manifest["maps"] = [*manifest["maps"], *entries]
         manifest["files"] = dict(sorted({**manifest["files"], **store.file_records(index.root, folders)}.items()))
         store.write_json(index.root / store.MANIFEST, manifest)
-    store.end_work(index.root)
+        store.end_work(index.root)
     return Index(index.root)
 
 
@@ -83,7 +86,8 @@ def map_entry(wanted: Wanted, method: str, dims: int) -> dict[str, Any]:
 
 
 def _begin(index: Index, wanted: Wanted) -> None:
-    """Note what is being made; what an earlier run of something else left is removed."""
+    """Note what is being made; what an earlier run of something else left is removed, and all that is half-written."""
+    store.sweep(index.root)
     plan = index.root / store.WORK / "project.json"
     asked = {"maps": [list(m) for m in wanted.maps], "normalise": wanted.normalise, "seed": wanted.seed}
     if plan.exists() and store.read_json(plan) == asked:
@@ -91,6 +95,13 @@ def _begin(index: Index, wanted: Wanted) -> None:
     names = {f"{method}{dims}" for method, dims in index.maps}
     store.remove_folders(path for path in (index.root / "maps").iterdir() if path.name not in names)
     store.write_json(plan, asked)
+
+
+def _end_finished(index: Index) -> None:
+    """Remove the work of a run that was killed at its very end, when its maps were in the manifest."""
+    plan = index.root / store.WORK / "project.json"
+    if plan.exists() and all(tuple(m) in index.maps for m in store.read_json(plan)["maps"]):
+        store.end_work(index.root)
 
 
 def sample_rows(index: Index, fold: str) -> SampleRows:

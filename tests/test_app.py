@@ -24,7 +24,7 @@ from bokeh.plotting import figure
 from numpy.typing import NDArray
 
 from qkspace import store
-from qkspace.app import colours, select
+from qkspace.app import colours, select, words
 from qkspace.app.document import make_document
 from qkspace.app.select import N_TOP, Kind, Shown, State
 from qkspace.app.server import fill, find_indexes, open_shared
@@ -693,3 +693,15 @@ def test_making_a_page_loads_neither_a_model_nor_a_projection_engine(small_index
         [sys.executable, "-c", program, str(small_index.root)], capture_output=True, text=True, check=True
     )
     assert not set(done.stdout.split()) & {"torch", "transformers", "umap", "numba", "sklearn", "datasets"}
+
+
+def test_the_curves_that_chose_the_gauge_are_drawn_with_the_chosen_one_marked(small_index: Index) -> None:
+    gauge = small_index.head(2, 3).projection("pca").gauge
+    drawn = words.gauge_curves(gauge)
+    assert drawn.count("<polyline") == len(gauge.curve_names)
+    assert drawn.count("var(--accent)") == 1
+    assert f"{gauge.matrix_name}/{gauge.translation_name}." in drawn
+    heights = [float(point.split(",")[1]) for line in re.findall(r'points="([^"]*)"', drawn) for point in line.split()]
+    assert len(heights) == gauge.curve_correlation.size
+    assert (min(heights), max(heights)) == (4.0, 86.0), "the strongest correlation, the most negative, is drawn lowest"
+    assert words.gauge_curves(dataclasses.replace(gauge, curve_names=())) == "", "nothing was searched"

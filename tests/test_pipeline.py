@@ -27,6 +27,8 @@ from qkspace.cli import main
 from qkspace.extract import UNIT_TOKENS
 from qkspace.index import Index
 from qkspace.pipeline import build
+from qkspace.plan import Parameters
+from qkspace.project import METHODS
 from qkspace.schema import QKSpaceError
 
 # A process that has imported everything and forks one child a build: a build starts in a tenth of a second, and can be
@@ -760,3 +762,10 @@ def test_a_damaged_index_is_named_with_the_remedy(
     assert "--overwrite" in said
     assert main([*command, "--overwrite"]) == 0
     assert listing(out).keys() == sound.keys()
+
+
+def test_maps_normalised_as_attentionviz_does_are_its_own() -> None:
+    p = Parameters(methods=("pca", "tsne", "unfold"), dims=(2,), normalise="attentionviz")
+    assert p.maps == [("attentionviz-pca", 2), ("attentionviz-tsne", 2), ("unfold", 2)]
+    assert METHODS["attentionviz-pca"].gauge == "attentionviz"
+    assert Parameters(methods=("pca", "tsne"), dims=(2,)).maps == [("pca", 2), ("tsne", 2)]

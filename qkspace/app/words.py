@@ -109,7 +109,8 @@ def _placing(view: View) -> str:
     """Say how the vectors were normalised, and every score of the map."""
     return (
         "<details style='margin-top:8px'><summary>How queries and keys were placed</summary>"
-        f'<p class="small muted" style="margin-top:6px">{gauge_words(view.gauge)}</p>{_score_table(view.scores)}</details>'
+        f'<p class="small muted" style="margin-top:6px">{gauge_words(view.gauge)}</p>'
+        f"{gauge_curves(view.gauge)}{_score_table(view.scores)}</details>"
     )
 
 
@@ -123,6 +124,38 @@ def gauge_words(gauge: Gauge) -> str:
         else ""
     )
     return f"{done[0].upper()}{done[1:]}. None of this changes attention{why}."
+
+
+def gauge_curves(gauge: Gauge) -> str:
+    """Draw what the normalisation was chosen by: correlation of logit and distance against c, a line a candidate."""
+    if not gauge.curve_names:
+        return ""
+    width, height = 260.0, 90.0
+    chosen = f"{gauge.matrix_name}/{gauge.translation_name}"
+    values = gauge.curve_correlation
+    least, most = float(values.min()), float(values.max())
+    steps = np.log(gauge.curve_scale / gauge.curve_scale[:, gauge.curve_scale.shape[1] // 2, None])  # 0: equal spread
+
+    def place(step: float, value: float) -> str:
+        x = width * (step - steps[0, 0]) / (steps[0, -1] - steps[0, 0])
+        return f"{x:.1f},{4 + (height - 8) * (most - value) / max(most - least, 1e-9):.1f}"
+
+    lines = ""
+    for name, line_steps, line in sorted(
+        zip(gauge.curve_names, steps, values, strict=True), key=lambda c: c[0] == chosen
+    ):
+        points = " ".join(place(float(s), float(v)) for s, v in zip(line_steps, line, strict=True))
+        style = "var(--accent)" if name == chosen else "var(--line)"
+        lines += (
+            f'<polyline points="{points}" fill="none" stroke="{style}" stroke-width="{2 if name == chosen else 1.5}">'
+            f"<title>{escape(name)}: {float(line.min()):.2f} at best</title></polyline>"
+        )
+    return (
+        '<p class="small muted" style="margin:8px 0 2px">Correlation of logit and distance on the PCA map (down is better, '
+        f"{least:.2f} at best) against c, from half to twice the c of equal spread; one line for each choice of matrix and "
+        f'translation, the chosen one dark: {escape(chosen)}.</p><svg viewBox="0 0 {width:g} {height:g}" '
+        f'style="width:100%;max-width:320px" role="img" aria-label="correlation against c">{lines}</svg>'
+    )
 
 
 def _score_table(scores: Scores | None) -> str:
