@@ -207,7 +207,7 @@ def decoder_index(
     corpus = folder / "plain.txt"
     corpus.write_text("\n".join(sentences[:30]) + "\n", encoding="utf-8")
     model = str(make_checkpoint("llama"))
-    return build(model, corpus, out=folder / "index", dims=[2], storage="float32", top_k=4, n_jobs=1)
+    return build(model, corpus, out=folder / "index", methods=["pca"], dims=[2], storage="float32", top_k=4, n_jobs=1)
 
 
 @pytest.fixture(scope="session")

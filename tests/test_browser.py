@@ -185,7 +185,7 @@ def hostile_index(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Mak
         for n, sentence in enumerate(words)
     ]
     corpus.write_text("\n".join(json.dumps(record) for record in records), encoding="utf-8")
-    return build(str(model), corpus, out=folder / "<i>index", dims=[2], n_jobs=1, top_k=4)
+    return build(str(model), corpus, out=folder / "<i>index", methods=["pca"], dims=[2], n_jobs=1, top_k=4)
 
 
 @pytest.fixture(scope="module")

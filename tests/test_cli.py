@@ -42,7 +42,7 @@ def build_command(make_checkpoint: MakeCheckpoint, tmp_path: Path, sentences: li
         "--out",
         str(tmp_path / "out"),
     ]
-    return [*command, "--dims", "2", "--n-jobs", "1", "--normalise", "none"]
+    return [*command, "--methods", "pca", "--dims", "2", "--n-jobs", "1", "--normalise", "none"]
 
 
 def qkspace_command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:

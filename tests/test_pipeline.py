@@ -148,7 +148,19 @@ def corpus(tmp_path: Path, sentences: list[str]) -> Path:
 
 def arguments(model: Path, corpus: Path, out: Path, *more: str) -> list[str]:
     """Return a command that makes the quickest of maps; what stands in `more` comes last and wins."""
-    command = ["build", "--model", str(model), "--corpus", str(corpus), "--out", str(out), "--n-jobs", "1"]
+    command = [
+        "build",
+        "--model",
+        str(model),
+        "--corpus",
+        str(corpus),
+        "--out",
+        str(out),
+        "--n-jobs",
+        "1",
+        "--methods",
+        "pca",
+    ]
     return [*command, "--dims", "2", "--normalise", "none", *more]
 
 
@@ -360,9 +372,9 @@ def run(capsys: pytest.CaptureFixture[str], *command: str) -> tuple[int, str]:
 def test_two_builds_give_the_same_bytes(tmp_path: Path, make_checkpoint: MakeCheckpoint, corpus: Path) -> None:
     model = str(make_checkpoint("llama"))
     first, second, parallel = (tmp_path / name for name in ("first", "second", "parallel"))
-    build(model, corpus, out=first, n_jobs=1, max_tokens=500)
-    build(model, corpus, out=second, n_jobs=1, max_tokens=500)
-    build(model, corpus, out=parallel, n_jobs=2, max_tokens=500)
+    build(model, corpus, out=first, n_jobs=1, max_tokens=500, dims=[2])
+    build(model, corpus, out=second, n_jobs=1, max_tokens=500, dims=[2])
+    build(model, corpus, out=parallel, n_jobs=2, max_tokens=500, dims=[2])
     assert_same_index(second, first)
     assert_same_index(parallel, first)  # how many processes there were decides nothing
 
@@ -449,18 +461,18 @@ def test_an_unfinished_build_does_not_go_on_with_other_weights(
     out = tmp_path / "index"
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
         patch.setattr(store, "file_records", lambda root: 1 / 0)
-        build(str(model), corpus, out=out, dims=[2], n_jobs=1)
+        build(str(model), corpus, out=out, methods=["pca"], dims=[2], n_jobs=1)
     shutil.copy(make_checkpoint("bert", seed=1) / "model.safetensors", model / "model.safetensors")
     with pytest.raises(QKSpaceError, match="something else"):
-        build(str(model), corpus, out=out, dims=[2], n_jobs=1)
+        build(str(model), corpus, out=out, methods=["pca"], dims=[2], n_jobs=1)
 
 
 def test_overwrite_replaces(tmp_path: Path, make_checkpoint: MakeCheckpoint, corpus: Path) -> None:
     out, fresh = tmp_path / "index", tmp_path / "fresh"
     model = str(make_checkpoint("bert"))
-    build(model, corpus, out=out, dims=[2, 3], n_jobs=1)
-    build(model, corpus, out=out, dims=[2], seed=3, max_tokens=300, n_jobs=1, overwrite=True)
-    build(model, corpus, out=fresh, dims=[2], seed=3, max_tokens=300, n_jobs=1)
+    build(model, corpus, out=out, methods=["pca"], dims=[2, 3], n_jobs=1)
+    build(model, corpus, out=out, methods=["pca"], dims=[2], seed=3, max_tokens=300, n_jobs=1, overwrite=True)
+    build(model, corpus, out=fresh, methods=["pca"], dims=[2], seed=3, max_tokens=300, n_jobs=1)
     assert_same_index(out, fresh)
 
 
@@ -468,12 +480,12 @@ def test_overwrite_leaves_a_sound_index_of_the_same_and_replaces_a_damaged_one(
     tmp_path: Path, make_checkpoint: MakeCheckpoint, corpus: Path
 ) -> None:
     model, out = str(make_checkpoint("bert")), tmp_path / "index"
-    index = build(model, corpus, out=out, dims=[2], max_tokens=300, n_jobs=1)
+    index = build(model, corpus, out=out, methods=["pca"], dims=[2], max_tokens=300, n_jobs=1)
     written = (out / "manifest.json").stat().st_mtime_ns
-    build(model, corpus, out=out, dims=[2], max_tokens=300, n_jobs=1, overwrite=True)
+    build(model, corpus, out=out, methods=["pca"], dims=[2], max_tokens=300, n_jobs=1, overwrite=True)
     assert (out / "manifest.json").stat().st_mtime_ns == written
     (out / "query" / "L00.npy").write_bytes(b"damaged")
-    build(model, corpus, out=out, dims=[2], max_tokens=300, n_jobs=1, overwrite=True)
+    build(model, corpus, out=out, methods=["pca"], dims=[2], max_tokens=300, n_jobs=1, overwrite=True)
     assert store.verify(out) == []
     assert index.manifest["files"] == Index(out).manifest["files"]
 
@@ -493,8 +505,8 @@ def test_max_tokens_stores_whole_sequences_and_the_seed_chooses_them(
     tmp_path: Path, make_checkpoint: MakeCheckpoint, corpus: Path
 ) -> None:
     model = str(make_checkpoint("llama"))
-    whole = build(model, corpus, out=tmp_path / "whole", dims=[2], storage="float32", n_jobs=1)
-    options: dict[str, Any] = {"dims": [2], "storage": "float32", "n_jobs": 1, "max_tokens": 400}
+    whole = build(model, corpus, out=tmp_path / "whole", methods=["pca"], dims=[2], storage="float32", n_jobs=1)
+    options: dict[str, Any] = {"methods": ["pca"], "dims": [2], "storage": "float32", "n_jobs": 1, "max_tokens": 400}
     parts = [build(model, corpus, out=tmp_path / str(i), seed=seed, **options) for i, seed in enumerate((0, 0, 1))]
     chosen = [set(part.sequences["sequence"]) for part in parts]
     assert chosen[0] == chosen[1] != chosen[2]
@@ -521,7 +533,14 @@ def test_max_tokens_stores_what_fits_whichever_sequence_is_drawn_first(
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n".join([*[" ".join(sentences[:3])] * 3, "Seal it.", "No.", "A bat flew."]) + "\n")
     index = build(
-        str(make_checkpoint("bert")), corpus, out=tmp_path / "i", dims=[2], seed=seed, max_tokens=25, n_jobs=1
+        str(make_checkpoint("bert")),
+        corpus,
+        out=tmp_path / "i",
+        methods=["pca"],
+        dims=[2],
+        seed=seed,
+        max_tokens=25,
+        n_jobs=1,
     )
     assert 0 < index.n_tokens <= 25
 
@@ -548,7 +567,7 @@ def test_the_map_does_not_see_what_is_held_out(tmp_path: Path, make_checkpoint: 
     from qkspace.normalise import normalise
     from qkspace.schema import HeadSample
 
-    index = build(str(make_checkpoint("bert")), corpus, out=tmp_path / "index", dims=[2], n_jobs=1)
+    index = build(str(make_checkpoint("bert")), corpus, out=tmp_path / "index", methods=["pca"], dims=[2], n_jobs=1)
     fit = index.sequences[index.sequences["fold"] == "fit"]["sequence"]
     parts = [index.rows(sequence) for sequence in fit]
     rows = np.concatenate([np.arange(part.start, part.stop) for part in parts])
@@ -567,7 +586,7 @@ def test_the_map_does_not_see_what_is_held_out(tmp_path: Path, make_checkpoint: 
 def test_a_single_sequence_is_mapped_but_not_scored(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
     corpus = tmp_path / "one.txt"
     corpus.write_text("She left her savings in the bank and her shoes on the bank.\n")
-    index = build(str(make_checkpoint("bert")), corpus, out=tmp_path / "index", dims=[2], n_jobs=1)
+    index = build(str(make_checkpoint("bert")), corpus, out=tmp_path / "index", methods=["pca"], dims=[2], n_jobs=1)
     view = index.head(0, 0).projection("pca", 2)
     assert view.scores is None
     assert view.query.shape == (index.n_tokens, 2)
@@ -592,7 +611,7 @@ def test_columns_of_the_corpus_are_not_lost_to_our_own(tmp_path: Path, make_chec
     for path in files:
         record = {"text": "The bank by the river was closed.", "fold": "mine", "corpus": "Brown"}
         path.write_text((json.dumps(record) + "\n") * 3)
-    index = build(str(make_checkpoint("bert")), files, out=tmp_path / "index", dims=[2], n_jobs=1)
+    index = build(str(make_checkpoint("bert")), files, out=tmp_path / "index", methods=["pca"], dims=[2], n_jobs=1)
     values = {name: set(index.sequences[name].astype(str)) for name in index.sequences}
     assert {"mine"} in values.values()
     assert {"Brown"} in values.values()

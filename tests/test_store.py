@@ -293,11 +293,21 @@ def test_a_second_build_is_kept_out(tmp_path: Path, make_checkpoint: MakeCheckpo
     try:
         for overwrite in (False, True):
             with pytest.raises(QKSpaceError, match=r"index: another build is writing there\. Wait .*--out"):
-                build(str(make_checkpoint("bert")), tiny_corpus, out=out, dims=[2], n_jobs=1, overwrite=overwrite)
+                build(
+                    str(make_checkpoint("bert")),
+                    tiny_corpus,
+                    out=out,
+                    methods=["pca"],
+                    dims=[2],
+                    n_jobs=1,
+                    overwrite=overwrite,
+                )
             assert listing(out) == before
     finally:
         holder.communicate()
-    index = build(str(make_checkpoint("bert")), tiny_corpus, out=out, dims=[2], n_jobs=1)  # its owner is gone
+    index = build(
+        str(make_checkpoint("bert")), tiny_corpus, out=out, methods=["pca"], dims=[2], n_jobs=1
+    )  # its owner is gone
     assert store.verify(index.root) == []
 
 
@@ -340,14 +350,22 @@ def test_a_build_into_a_foreign_folder_is_refused(
     (root / name).parent.mkdir(parents=True)
     (root / name).write_text("dear")
     with pytest.raises(QKSpaceError, match=r"mine: .*no index of qkspace"):
-        build(str(make_checkpoint("bert")), tiny_corpus, out=root, dims=[2], n_jobs=1, overwrite=overwrite)
+        build(
+            str(make_checkpoint("bert")),
+            tiny_corpus,
+            out=root,
+            methods=["pca"],
+            dims=[2],
+            n_jobs=1,
+            overwrite=overwrite,
+        )
     assert listing(root) == {name: b"dear"}
 
 
 def test_an_empty_folder_is_built_into(tmp_path: Path, make_checkpoint: MakeCheckpoint, tiny_corpus: Path) -> None:
     root = tmp_path / "empty"
     root.mkdir()
-    build(str(make_checkpoint("bert")), tiny_corpus, out=root, dims=[2], n_jobs=1)
+    build(str(make_checkpoint("bert")), tiny_corpus, out=root, methods=["pca"], dims=[2], n_jobs=1)
     assert store.verify(root) == []
 
 
@@ -374,7 +392,7 @@ def test_a_full_disk_is_said_and_the_same_command_goes_on_when_there_is_space(
 ) -> None:
     out = small_disk / "index"
     command = ["build", "--model", str(make_checkpoint("bert")), "--corpus", str(tiny_corpus), "--out", str(out)]
-    command += ["--dims", "2", "--n-jobs", "1", "--quiet"]
+    command += ["--methods", "pca", "--dims", "2", "--n-jobs", "1", "--quiet"]
     free = os.statvfs(small_disk)
     ballast = small_disk / "ballast"
     full = 0
@@ -418,7 +436,7 @@ def test_a_disk_that_fills_in_any_call_is_said(
         raise OSError(code, os.strerror(code))
 
     def make() -> Index:
-        return build(str(make_checkpoint("bert")), tiny_corpus, out=out, dims=[2], n_jobs=1)
+        return build(str(make_checkpoint("bert")), tiny_corpus, out=out, methods=["pca"], dims=[2], n_jobs=1)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, call, fail)
@@ -437,7 +455,7 @@ def test_a_folder_that_may_not_be_written_is_named(
         folder = tmp_path / "forbidden"
         folder.mkdir(mode=0o500)
     with pytest.raises(QKSpaceError, match=rf"{folder}/index.*: not allowed to write there"):
-        build(str(make_checkpoint("bert")), tiny_corpus, out=folder / "index")
+        build(str(make_checkpoint("bert")), tiny_corpus, out=folder / "index", methods=["pca"])
 
 
 # ---------------------------------------------------------------------------------------------- tables
