@@ -1,4 +1,4 @@
-"""The command line: `qkspace build | serve | report | verify`.
+"""The command line: `qkspace build | project | serve | report | verify`.
 
 In: arguments. Out: calls of the pipeline, the report and the server, and an exit status: 0 done, 1 something to mend
 (said on standard error), 2 wrong usage, 130 interrupted.

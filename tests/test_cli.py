@@ -19,7 +19,7 @@ from qkspace.cli import build_main, main
 from qkspace.index import Index
 from qkspace.report import SCORE_TITLES
 
-COMMANDS = ["build", "report", "verify", "serve"]
+COMMANDS = ["build", "project", "report", "verify", "serve"]
 
 
 @pytest.fixture
