@@ -7,7 +7,6 @@ until then the index is what it was. A killed run goes on where it was left.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,8 @@ from qkspace.index import Index
 from qkspace.maps import SampleRows, Wanted, make_maps, ranges
 from qkspace.plan import Parameters
 from qkspace.schema import QKSpaceError
+
+PLAN = "project.json"  # in the work folder, while maps are being added
 
 
 def project(
@@ -64,7 +65,7 @@ def project(
         _begin(index, wanted)
         fit, score = (sample_rows(index, fold) for fold in ("fit", "score"))
         make_maps(index.root, index.layers, wanted, fit, score, n_jobs=n_jobs, console=console)
-        entries = [map_entry(wanted, method, n_dims) for method, n_dims in wanted.maps]
+        entries = wanted.entries()
         folders = [index.root / "maps" / entry["name"] for entry in entries]
         manifest = dict(index.manifest)
         manifest["maps"] = [*manifest["maps"], *entries]
@@ -74,21 +75,10 @@ def project(
     return Index(index.root)
 
 
-def map_entry(wanted: Wanted, method: str, dims: int) -> dict[str, Any]:
-    """Return what the manifest says of a map."""
-    return {
-        "name": f"{method}{dims}",
-        "method": method,
-        "dims": dims,
-        "normalise": wanted.normalise,
-        "seed": wanted.seed,
-    }
-
-
 def _begin(index: Index, wanted: Wanted) -> None:
     """Note what is being made; what an earlier run of something else left is removed, and all that is half-written."""
     store.sweep(index.root)
-    plan = index.root / store.WORK / "project.json"
+    plan = index.root / store.WORK / PLAN
     asked = {"maps": [list(m) for m in wanted.maps], "normalise": wanted.normalise, "seed": wanted.seed}
     if plan.exists() and store.read_json(plan) == asked:
         return
@@ -99,7 +89,7 @@ def _begin(index: Index, wanted: Wanted) -> None:
 
 def _end_finished(index: Index) -> None:
     """Remove the work of a run that was killed at its very end, when its maps were in the manifest."""
-    plan = index.root / store.WORK / "project.json"
+    plan = index.root / store.WORK / PLAN
     if plan.exists() and all(tuple(m) in index.maps for m in store.read_json(plan)["maps"]):
         store.end_work(index.root)
 

@@ -61,6 +61,11 @@ class Wanted:
     normalise: str
     seed: int
 
+    def entries(self) -> list[dict[str, Any]]:
+        """Return what the manifest says of each map."""
+        how = {"normalise": self.normalise, "seed": self.seed}
+        return [{"name": f"{method}{dims}", "method": method, "dims": dims, **how} for method, dims in self.maps]
+
 
 @dataclass(frozen=True, slots=True)
 class _Job:

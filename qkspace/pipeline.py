@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from qkspace import store
 from qkspace.console import SILENT, Console
-from qkspace.extend import map_entry
+from qkspace.extend import PLAN as PROJECT_PLAN
 from qkspace.extract import (
     STATISTICS,
     Tokens,
@@ -97,7 +97,8 @@ def build(
                 )
             refuse_other(index.manifest["made_from"], request_of(model, sources, parameters), root)
             console.say(f"{root} is already built: nothing to do.")
-            store.end_work(root)  # a build killed at its very end may have left it
+            if not (root / store.WORK / PROJECT_PLAN).exists():  # which is another command's, perhaps running
+                store.end_work(root)  # a build killed at its very end may have left it
             return index
         with store.locked(root):
             if (root / store.MANIFEST).exists():
@@ -357,7 +358,7 @@ class Build:
                 "n_tokens_stored": int(tokens.lengths[stored].sum()),
                 "n_windows": len(tokens.lengths),
             },
-            "maps": [map_entry(self._wanted(), method, dims) for method, dims in self.parameters.maps],
+            "maps": self._wanted().entries(),
             "versions": {
                 "python": platform.python_version(),
                 **{name: version(name) for name in ("qkspace", "torch", "transformers", "numpy", "scikit-learn")},

@@ -292,6 +292,18 @@ def test_an_unfinished_run_is_kept_when_there_is_nothing_else_to_do(
     assert_extended(root, expected["pca3"])
 
 
+def test_a_build_that_finds_its_index_leaves_an_unfinished_run_alone(
+    driver: Driver, make_index: Make, expected: dict[str, Path]
+) -> None:
+    root = make_index("built again", methods=["pca"])
+    assert driver.run(command(root, "pca", 3), fsync=5) == -signal.SIGKILL
+    left = {path: path.stat().st_mtime_ns for path in (root / "maps" / "pca3").glob("*.npz")}
+    assert make_index("built again", methods=["pca"]) == root  # already built
+    assert driver.run(command(root, "pca", 3)) == 0
+    assert {path: path.stat().st_mtime_ns for path in left} == left != {}
+    assert_extended(root, expected["pca3"])
+
+
 def test_a_full_disk_is_said_and_what_was_finished_is_kept(
     root: Path, base: Path, expected: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
