@@ -1,0 +1,483 @@
+"""Behaviour: what a head does over a corpus, and which heads do alike.
+
+In: an index. Out: tables of the tokens that a head attends to and of the sequences on which it is most and least itself,
+and the distances between heads. Recomputes attention from stored vectors some rows at a time; knows no map and no page.
+
+    most_attended(index, layer=3, head=5)
+    extreme_sequences(index, layer=3, head=5)
+    nearest_heads(index, layer=3, head=5)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from qkspace import store
+from qkspace.index import Index
+from qkspace.schema import BoolArray, FloatArray, IntArray, LayerSpec, QKSpaceError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+By = Literal["total", "mean"]
+
+MAX_SEQUENCES = 200  # that the behaviour of a head is looked at on
+MAX_QUERIES = 1_024  # of one sequence; of a longer one so many are drawn
+MAX_PAIRS = 30_000_000  # attention weights recomputed for one head: about a second
+BLOCK_PAIRS = 1 << 20  # attention weights, or mixtures of two heads, held at a time
+BLOCK_ROWS = 1 << 17  # tokens whose top keys are held at a time
+QUERIES_PER_SEQUENCE = 16  # for distances, where there are sequences enough: reading keys costs more than using them
+MIN_SEQUENCES = 32  # that distances are over, where there are so many, though fewer queries of each are used then
+MAX_MIXTURES = 8_000_000_000  # weights of mixtures of two heads: some ten seconds
+TINY = 1e-30  # whose logarithm is finite, so that no weight times it is 0
+
+SHARES = {
+    "attention_to_previous": "the previous token",
+    "attention_to_next": "the next token",
+    "attention_to_self": "the token itself",
+    "attention_to_special": "special tokens",
+    "attention_to_first": "the first token",
+}
+# By what a head's behaviour on a sequence is judged: shares of attention, and two that do not grow with the sequence.
+BEHAVIOUR = (*SHARES, "entropy_ratio", "distance_ratio")
+STATISTICS = ("entropy", "attention_distance", *BEHAVIOUR)
+
+
+# ---------------------------------------------------------------------------------------------- tokens attended to
+
+
+def most_attended(
+    index: Index, layer: int, head: int, *, top: int = 20, content: bool = True, by: By = "total", least: int = 1
+) -> pd.DataFrame:
+    """Return the tokens, by their text, that receive most attention from a head over the whole corpus.
+
+        most_attended(index, 3, 5)                                  # in total
+        most_attended(index, 3, 5, by="mean", least=10)             # for each time the token occurs
+        most_attended(index, 3, 5, content=False)                   # special tokens too
+
+    Summed over the stored top keys of every query, so a little less than all attention: attrs["stored_share"] is how much
+    of it these hold.
+
+    Args:
+        index: an index.
+        layer: from 0.
+        head: from 0.
+        top: how many texts at most.
+        content: whether special tokens and the first tokens of a decoder's sequences (the usual sink) are left out, as
+            queries and as keys.
+        by: what comes first: "total" or "mean" attention.
+        least: how often a text must occur.
+
+    Returns:
+        Columns text, is_special, count (how often it occurs), total (attention received), mean (of one occurrence; 1 is
+        what every token of an encoder would get if attention were equal) and share (of all attention counted).
+
+    Raises:
+        QKSpaceError: no such head, or `by` is neither.
+    """
+    import pandas as pd
+
+    if by not in ("total", "mean"):
+        raise QKSpaceError(f"Tokens cannot be sorted by {by!r}; there are total, mean.")
+    one, tokens = index.head(layer, head), index.tokens
+    counted = is_content(index, one.spec) if content else np.ones(len(tokens), dtype=bool)
+    received, stored = _received(one.top_key, one.top_attention, counted)
+    special = tokens["is_special"].to_numpy(dtype=bool)
+    codes, texts = pd.factorize(tokens["text"], use_na_sentinel=False)
+    groups, group = np.unique(2 * codes[counted] + special[counted], return_inverse=True)
+    total, count = np.bincount(group, weights=received[counted]), np.bincount(group)
+    table = pd.DataFrame(
+        {
+            "text": [str(texts[code // 2]) for code in groups],
+            "is_special": groups % 2 == 1,
+            "count": count,
+            "total": total,
+            "mean": total / count,
+            "share": total / max(float(total.sum()), TINY),
+        }
+    )
+    table = table[(table["count"] >= least) & (table["total"] > 0)]
+    table = table.sort_values(by, ascending=False, kind="stable").head(top).reset_index(drop=True)
+    table.attrs["stored_share"] = stored
+    return table
+
+
+def is_content(index: Index, layer: LayerSpec) -> BoolArray:
+    """Return which tokens are neither special nor the first of a sequence of a decoder: (token)."""
+    ordinary = ~index.tokens["is_special"].to_numpy(dtype=bool)
+    return ordinary & (index.tokens["position"].to_numpy() > 0) if layer.causal else ordinary
+
+
+def _received(top_key: IntArray, top_attention: FloatArray, counted: BoolArray) -> tuple[FloatArray, float]:
+    """Return the attention that each token gets from counted queries, (token), and the share of attention stored."""
+    received, stored = np.zeros(len(counted)), 0.0
+    for first in range(0, len(counted), BLOCK_ROWS):
+        key, weight = top_key[first : first + BLOCK_ROWS], top_attention[first : first + BLOCK_ROWS]
+        there = key >= 0
+        stored += float(weight[there].sum(dtype=np.float64))
+        there &= counted[first : first + BLOCK_ROWS, None]
+        here = key[there]
+        if here.size:  # keys are in the queries' own sequences, so near to them
+            low = int(here.min())
+            sums = np.bincount(here - low, weights=weight[there])
+            received[low : low + len(sums)] += sums
+    return received, stored / max(len(counted), 1)
+
+
+# ---------------------------------------------------------------------------------------------- sequences
+
+
+def sequence_scores(
+    index: Index, layer: int, head: int, *, max_sequences: int = MAX_SEQUENCES, min_tokens: int = 1, seed: int = 0
+) -> pd.DataFrame:
+    """Return what a head does on each of some sequences, and how unusual that is.
+
+        scores = sequence_scores(index, 3, 5)
+        scores.attrs["note"]                                        # which sequences were looked at
+
+    The behaviour of a head on a sequence is what BEHAVIOUR lists: the shares of attention to the previous, next, own,
+    special and first token, its entropy as a share of that of equal attention, and its mean distance as a share of that of
+    equal attention. Each is a mean over the queries that may attend to such a token (that may attend to two or more), so
+    that the length of a sequence matters little, and nan where there are none. (The table of heads counts queries without
+    a next token as 0.) Each is put on one scale: less its median over sequences, divided by its standard deviation; nan
+    counts as the median. `unusual` is the root mean square of these seven numbers: 0 is the most typical.
+
+    Args:
+        index: an index.
+        layer: from 0.
+        head: from 0.
+        max_sequences: an index with more is looked at on so many, drawn at random; on fewer where they are long
+            (MAX_PAIRS), and of sequences of more than MAX_QUERIES tokens on so many queries.
+        min_tokens: shorter sequences are left out: a mean over few queries is unusual by chance.
+        seed: of the draw.
+
+    Returns:
+        A row a sequence in the order of the corpus: sequence, n_tokens, unusual, entropy (nats), attention_distance
+        (tokens) and BEHAVIOUR.
+
+    Raises:
+        QKSpaceError: no such head, max_sequences less than 1, or no sequence of min_tokens.
+    """
+    import pandas as pd
+
+    one = index.head(layer, head)
+    lengths = index.sequences["n_tokens"].to_numpy(dtype=np.int64)
+    if max_sequences < 1:
+        raise QKSpaceError(f"Behaviour is looked at on 1 sequence or more; got max_sequences {max_sequences}.")
+    rng = np.random.default_rng(seed)
+    usable = np.flatnonzero(lengths >= max(min_tokens, 1))
+    if not len(usable):
+        raise QKSpaceError(
+            f"No sequence has {min_tokens} tokens; the longest has {lengths.max()}. Choose min_tokens less."
+        )
+    order = rng.permutation(usable)[:max_sequences]
+    cost = np.cumsum(lengths[order] * np.minimum(lengths[order], MAX_QUERIES))
+    chosen = np.sort(order[: max(1, int(np.searchsorted(cost, MAX_PAIRS, side="right")))])
+    special = index.tokens["is_special"].to_numpy(dtype=bool)
+    query, key = (store.read_array(_path(index.root, name, layer)) for name in ("query", "key"))
+    rows = np.empty((len(chosen), len(STATISTICS)))
+    for i, s in enumerate(chosen):
+        start, n = int(index.row_starts[s]), int(lengths[s])
+        drawn = np.arange(n) if n <= MAX_QUERIES else np.sort(rng.choice(n, MAX_QUERIES, replace=False))
+        keys = store.float_array(key[one.kv_head, start : start + n])
+        queries = store.float_array(query[head, start : start + n])
+        rows[i] = _statistics(queries, keys, drawn, special[start : start + n], one.spec)
+    table = pd.DataFrame(rows, columns=list(STATISTICS))
+    table.insert(0, "sequence", index.sequences["sequence"].to_numpy()[chosen])
+    table.insert(1, "n_tokens", lengths[chosen])
+    table.insert(2, "unusual", np.sqrt(np.mean(_standardised(table) ** 2, axis=1)))
+    what = f"{len(usable):,} sequences" + (f" of {min_tokens} tokens or more" if min_tokens > 1 else "")
+    part = f"{len(chosen):,} of {what}, drawn at random (seed {seed})"
+    table.attrs["note"] = part if len(chosen) < len(usable) else f"all {what}"
+    return table
+
+
+def typical_sequences(
+    index: Index,
+    layer: int,
+    head: int,
+    *,
+    top: int = 5,
+    max_sequences: int = MAX_SEQUENCES,
+    min_tokens: int = 1,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return the sequences on which a head does most what it usually does; see `sequence_scores` for how that is found.
+
+    Columns: those of `sequence_scores`, text, and words: what the head does most there. attrs["note"] says which sequences
+    were looked at.
+    """
+    options = {"max_sequences": max_sequences, "min_tokens": min_tokens, "seed": seed}
+    return _described(index, sequence_scores(index, layer, head, **options), top, extreme=False)
+
+
+def extreme_sequences(
+    index: Index,
+    layer: int,
+    head: int,
+    *,
+    top: int = 5,
+    max_sequences: int = MAX_SEQUENCES,
+    min_tokens: int = 1,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return the sequences on which a head does least what it usually does; see `sequence_scores` for how that is found.
+
+        extreme_sequences(index, 3, 5, min_tokens=8)["words"][0]    # "attends to the next token 81 % of the time, ..."
+
+    Columns: those of `sequence_scores`, text, and words: the one thing that is most unusual there, beside its median over
+    the other sequences. attrs["note"] says which sequences were looked at.
+    """
+    options = {"max_sequences": max_sequences, "min_tokens": min_tokens, "seed": seed}
+    return _described(index, sequence_scores(index, layer, head, **options), top, extreme=True)
+
+
+def _described(index: Index, scores: pd.DataFrame, top: int, *, extreme: bool) -> pd.DataFrame:
+    """Return the most unusual sequences, or the least, with their texts and what to say of each."""
+    unusual, scaled = scores["unusual"].to_numpy(), np.abs(_standardised(scores))
+    chosen = np.argsort(-unusual if extreme else unusual, kind="stable")[:top]
+    shares = scores[list(SHARES)].fillna(0.0).to_numpy()
+    words = []
+    for i in chosen:
+        what = (
+            BEHAVIOUR[int(scaled[i].argmax())] if extreme and scaled[i].any() else list(SHARES)[int(shares[i].argmax())]
+        )
+        others = np.delete(scores[what].to_numpy(), i)
+        others = others[~np.isnan(others)]
+        usual = float(np.median(others)) if len(others) else math.nan
+        words.append(_in_words(what, float(scores[what].iloc[i]), usual))
+    place = np.searchsorted(index.sequences["sequence"].to_numpy(), scores["sequence"].to_numpy()[chosen])
+    table = scores.iloc[chosen].reset_index(drop=True)
+    table.insert(1, "text", index.sequences["text"].to_numpy()[place])
+    table.insert(2, "words", words)
+    table.attrs["note"] = scores.attrs["note"]
+    return table
+
+
+def _in_words(what: str, here: float, usual: float) -> str:
+    """Say one number of a sequence, and the usual one of the others where there are any."""
+    elsewhere = "" if math.isnan(usual) else f", elsewhere {100 * usual:.0f} %"
+    if math.isnan(here):
+        return "cannot be said: vectors of the head are not finite"
+    if what in SHARES:
+        return f"attends to {SHARES[what]} {100 * here:.0f} % of the time{elsewhere}"
+    if what == "entropy_ratio":
+        return f"spreads its attention to {100 * here:.0f} % of the largest possible entropy{elsewhere}"
+    return f"looks {100 * here:.0f} % as far away as equal attention would{elsewhere}"
+
+
+def _standardised(scores: pd.DataFrame) -> FloatArray:
+    """Return BEHAVIOUR on one scale: (sequence, statistic); 0 where a statistic is nan or does not vary."""
+    out = np.zeros((len(scores), len(BEHAVIOUR)))
+    for i, name in enumerate(BEHAVIOUR):
+        values = scores[name].to_numpy()
+        there = ~np.isnan(values)
+        if there.any() and (spread := values[there].std()) > 1e-6:  # below it, what is left is rounding
+            out[there, i] = (values[there] - np.median(values[there])) / spread
+    return out
+
+
+def _statistics(
+    query: FloatArray, key: FloatArray, drawn: IntArray, special: BoolArray, layer: LayerSpec
+) -> FloatArray:
+    """Return STATISTICS of one head on one sequence; query, key: (token, d_head), special: (token), drawn: queries used."""
+    n = len(key)
+    sums, counts = np.zeros(len(STATISTICS)), np.zeros(len(STATISTICS), dtype=np.int64)
+    for at in np.array_split(drawn, min(len(drawn), math.ceil(len(drawn) * n / BLOCK_PAIRS))):
+        allowed = allowed_rows(layer, at, n)
+        attention = attention_rows(query[at], key, allowed, layer.scale)
+        n_allowed, offset = allowed.sum(axis=1), at[:, None] - np.arange(n)[None, :]
+        distance = np.sum(attention * np.abs(offset), axis=1)
+        entropy = -np.sum(attention * np.log(np.maximum(attention, TINY)), axis=1)
+        equal = np.sum(np.abs(offset) * allowed, axis=1) / n_allowed
+        every, choice = np.ones(len(at), dtype=bool), n_allowed > 1
+        parts: list[tuple[FloatArray, BoolArray]] = [(entropy, every), (distance, every)]  # value, whether it counts
+        to_first = np.arange(n)[None, :] == 0
+        for keys in (offset == 1, offset == -1, offset == 0, special[None, :], to_first):  # as in SHARES
+            parts.append((np.sum(attention * keys, axis=1), np.any(allowed & keys, axis=1)))
+        parts.append((entropy / np.log(np.maximum(n_allowed, 2)), choice))
+        parts.append((distance / np.where(choice, equal, 1.0), choice))
+        sums += [float(value[counted].sum()) for value, counted in parts]
+        counts += [int(counted.sum()) for _, counted in parts]
+    mean: FloatArray = np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
+    return mean
+
+
+# ---------------------------------------------------------------------------------------------- attention of some queries
+
+
+def allowed_rows(layer: LayerSpec, at: IntArray, n: int) -> BoolArray:
+    """Return which keys of a sequence of n tokens the queries at some positions may attend to: (query, key token)."""
+    offset = at[:, None] - np.arange(n)[None, :]
+    allowed = offset >= 0 if layer.causal else np.ones(offset.shape, dtype=bool)
+    return allowed if layer.window is None else allowed & (np.abs(offset) < layer.window)
+
+
+def attention_rows(query: FloatArray, key: FloatArray, allowed: BoolArray, scale: float) -> FloatArray:
+    """Return the attention of some queries: (..., query, d_head) and (..., key token, d_head) to (..., query, key token)."""
+    logit = np.where(allowed, scale * (query @ key.swapaxes(-1, -2)), -np.inf)
+    weight = np.exp(logit - logit.max(axis=-1, keepdims=True))
+    return np.asarray(weight / weight.sum(axis=-1, keepdims=True), dtype=np.float32)
+
+
+def _path(root: Path, name: str, layer: int) -> Path:
+    return root / name / f"L{layer:02d}.npy"
+
+
+# ---------------------------------------------------------------------------------------------- distances between heads
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Distances:
+    """Distances (head of any layer, head of any layer), and how many queries and sequences they are a mean over."""
+
+    distance: FloatArray
+    n_queries: int
+    n_sequences: int
+
+
+def head_distances(index: Index, *, max_tokens: int = 2_000, seed: int = 0) -> FloatArray:
+    """Return how differently heads attend: the mean Jensen-Shannon divergence between all pairs, over the same queries.
+
+        distance = head_distances(index)                            # heads in the order of index.head_table()
+
+    JS(p, q) = (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2, in nats, no root taken: between 0 and ln 2. Clark et al.
+    (2019, What Does BERT Look At?, section 6) sum the same over all tokens; here it is a mean, nothing is smoothed, and
+    queries that may attend to one key only do not count. It is `scipy.spatial.distance.jensenshannon` squared.
+
+    The queries are drawn with `seed`, the same for every head, from random sequences: at most `max_tokens`, and fewer for
+    many heads or long sequences, so that the work is bounded (MAX_MIXTURES). The result is kept while the process lasts.
+
+    Args:
+        index: an index.
+        max_tokens: queries to use.
+        seed: of the draw.
+
+    Returns:
+        (head of any layer, head of any layer), float32, symmetric, 0 on the diagonal; nan for a head whose vectors are
+        not finite. All 0 where no query has a choice. Not to be written to.
+
+    Raises:
+        QKSpaceError: max_tokens is less than 1.
+    """
+    return _distances_of(index, max_tokens, seed).distance
+
+
+def nearest_heads(
+    index: Index, layer: int, head: int, *, top: int = 8, max_tokens: int = 2_000, seed: int = 0
+) -> pd.DataFrame:
+    """Return the heads that attend most like one, the nearest first: layer, head and distance (see `head_distances`).
+
+        nearest_heads(index, 3, 5, top=3)
+
+    attrs["note"] says over how much it was measured. Heads whose vectors are not finite are left out.
+
+    Raises:
+        QKSpaceError: no such head.
+    """
+    import pandas as pd
+
+    index.head(layer, head)
+    found = _distances_of(index, max_tokens, seed)
+    heads = np.array([(number, h) for number, spec in enumerate(index.layers) for h in range(spec.n_heads)])
+    here = int(np.flatnonzero((heads == (layer, head)).all(axis=1))[0])
+    distance = found.distance[here]
+    order = [i for i in np.argsort(distance, kind="stable") if i != here and not math.isnan(distance[i])][:top]
+    table = pd.DataFrame({"layer": heads[order, 0], "head": heads[order, 1], "distance": distance[order]})
+    table.attrs["note"] = (
+        f"mean Jensen-Shannon divergence (nats, at most ln 2 = 0.69) over {found.n_queries:,} queries of "
+        f"{found.n_sequences:,} sequences"
+    )
+    return table
+
+
+def _distances_of(index: Index, max_tokens: int, seed: int) -> _Distances:
+    if max_tokens < 1:
+        raise QKSpaceError(f"Distances between heads are a mean over 1 query or more; got max_tokens {max_tokens}.")
+    stamp = (index.root / store.MANIFEST).stat()
+    return _measured(index.root.resolve(), (stamp.st_mtime_ns, stamp.st_size), max_tokens, seed)
+
+
+@lru_cache(maxsize=8)
+def _measured(root: Path, stamp: tuple[int, int], max_tokens: int, seed: int) -> _Distances:
+    """Measure the distances; `stamp` tells an index from another built later in the same folder.
+
+    With M = p + q and S(p, q) = sum M ln M, JS(p, q) = (S(p, p) + S(q, q)) / 4 - S(p, q) / 2: one sum for each pair, and
+    equal heads give 0 to the last digit.
+    """
+    index = Index(root)
+    n_heads = sum(layer.n_heads for layer in index.layers)
+    sums, n_queries, n_sequences = np.zeros((n_heads, n_heads)), 0, 0
+    for start, n, at in _draw(index, n_heads, max_tokens, seed):
+        for part in np.array_split(at, min(len(at), math.ceil(len(at) * n * n_heads / (16 * BLOCK_PAIRS)))):
+            _add_mixtures(sums, _attention_of_all(index, start, n, part))
+        n_queries, n_sequences = n_queries + len(at), n_sequences + 1
+    sums = np.triu(sums) + np.triu(sums, 1).T
+    own = np.diag(sums)
+    divergence = (own[:, None] + own[None, :]) / 4 - sums / 2
+    distance = np.clip(divergence / max(n_queries, 1), 0.0, math.log(2)).astype(np.float32)  # beyond is rounding
+    distance.setflags(write=False)
+    return _Distances(distance, n_queries, n_sequences)
+
+
+def _draw(index: Index, n_heads: int, max_tokens: int, seed: int) -> Iterator[tuple[int, int, IntArray]]:
+    """Yield first row and length of sequences, and the positions of the queries drawn of each.
+
+    A query counts if it has a choice in some layer: not a decoder's first one.
+    """
+    lengths = index.sequences["n_tokens"].to_numpy(dtype=np.int64)
+    usable = np.flatnonzero(lengths > 1)
+    if not len(usable):
+        return
+    n_pairs = n_heads * (n_heads + 1) / 2
+    n_queries = min(max_tokens, max(1, int(MAX_MIXTURES / (n_pairs * float(lengths[usable].mean())))))
+    spread = min(QUERIES_PER_SEQUENCE, math.ceil(n_queries / MIN_SEQUENCES))
+    each = max(spread, math.ceil(n_queries / len(usable)))  # few sequences: more of each
+    first = int(all(layer.causal for layer in index.layers))
+    rng = np.random.default_rng(seed)
+    left = n_queries
+    for s in rng.permutation(usable):
+        n = int(lengths[s])
+        at = np.sort(rng.permutation(np.arange(first, n))[: min(each, left)])
+        yield int(index.row_starts[s]), n, at
+        left -= len(at)
+        if left == 0:
+            return
+
+
+def _attention_of_all(index: Index, start: int, n: int, at: IntArray) -> FloatArray:
+    """Return the attention of some queries of one sequence in every head: (head of any layer, query and key token)."""
+    rows = []
+    for number, layer in enumerate(index.layers):
+        query, key = (store.read_array(_path(index.root, name, number)) for name in ("query", "key"))
+        queries = store.float_array(query[:, start + at])  # (head, query, d_head)
+        keys = store.float_array(key[:, start : start + n])  # (kv_head, key token, d_head)
+        grouped = queries.reshape(layer.n_kv_heads, -1, len(at), queries.shape[-1])
+        attention = attention_rows(grouped, keys[:, None], allowed_rows(layer, at, n), layer.scale)
+        rows.append(attention.reshape(layer.n_heads, -1))
+    weights: FloatArray = np.concatenate(rows)
+    if all(layer.causal for layer in index.layers):  # what no head may attend to
+        weights = weights[:, (at[:, None] >= np.arange(n)[None, :]).ravel()]
+    return weights
+
+
+def _add_mixtures(sums: FloatArray, weights: FloatArray) -> None:
+    """Add S(p, q) of every pair of heads to the upper half of `sums`, (head, head); weights: (head, query and key)."""
+    weights = np.maximum(weights, np.float32(TINY))
+    n_heads, n = weights.shape
+    size = max(1, BLOCK_PAIRS // (4 * n_heads))  # a mixture and its logarithm stay in the processor's cache
+    for left in range(0, n, size):
+        block = np.ascontiguousarray(weights[:, left : left + size])
+        mixture, logarithm = np.empty_like(block), np.empty_like(block)
+        for i in range(n_heads):
+            mixed, logged = mixture[: n_heads - i], logarithm[: n_heads - i]
+            np.add(block[i:], block[i], out=mixed)
+            np.log(mixed, out=logged)
+            sums[i, i:] += np.vecdot(mixed, logged)
