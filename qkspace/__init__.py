@@ -12,6 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+# At once, and not when first used: the module has the function's name, and whoever imported it first would win.
+from qkspace.attention_view import attention_view
 from qkspace.schema import QKSpaceError
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from qkspace.index import Index
 
 __version__ = "0.1.0"
-__all__ = ["QKSpaceError", "__version__", "build", "open"]
+__all__ = ["QKSpaceError", "__version__", "attention_view", "build", "open"]
 
 
 def open(path: str | Path) -> Index:  # named after the builtin, as in numpy, PIL or h5py: qkspace.open(...)
