@@ -26,18 +26,22 @@ FIT_TOKENS = 2_500
 CHUNK = 1_024  # rows whose distances to all fitted rows are held at once
 JITTER = 1e-4  # of the start, by which points that start as one come apart
 
-GRAPH_NEIGHBOURS = 60  # three times the perplexity of t-SNE
+# Neighbours are three times the perplexity. A query meets few of its nearest keys of the corpus in its own sequence: the
+# more of them the graph knows, the better, and the slower. A step in space takes four times as long as one in the plane.
+GRAPH_NEIGHBOURS = 150
+GRAPH_NEIGHBOURS_3D, FIT_TOKENS_3D = 60, 1_600
 EXAGGERATED_STEPS, STEPS = 100, 300
-EXAGGERATED_STEPS_3D, STEPS_3D = 50, 150  # a step takes four times as long; scores as with twice as many
+EXAGGERATED_STEPS_3D, STEPS_3D = 50, 150  # scores as with twice as many
 EXAGGERATION, FINAL_EXAGGERATION = 12.0, 1.5
 # openTSNE's own, finer grid for the repulsion takes two to three times as long for the same loss.
 GRID = {"n_interpolation_points": 3, "min_num_intervals": 10, "ints_in_interval": 4}
 ANGLE = 1.2  # of Barnes and Hut, in three dimensions, where there is no grid
 
-UMAP_NEIGHBOURS = 20
+UMAP_NEIGHBOURS = 40
 UMAP_EPOCHS = 200
+UMAP_RATE = 0.3  # of learning, at first
 UMAP_MIN_DIST = 0.1
-UMAP_UNION = 0.1  # share of the union in the graph, the rest being mutual neighbours
+UMAP_UNION = 0.2  # share of the union in the graph, the rest being mutual neighbours
 
 PLACE_NEIGHBOURS = 20
 PLACE_POWER = 4
@@ -51,10 +55,11 @@ ATTENTIONVIZ_NEIGHBOURS = 15  # umap-learn's default
 def fit_tsne(sample: HeadSample, dims: int, seed: int) -> State:
     """Fit t-SNE (van der Maaten & Hinton 2008; openTSNE) to the graph of queries and their nearest keys.
 
-    At most `FIT_TOKENS` tokens of `sample` are fitted, in whole sequences; equal vectors of one kind are one point.
-    It starts from principal axes. State: that of `place_neighbours`.
+    At most `FIT_TOKENS` tokens of `sample` are fitted (`FIT_TOKENS_3D` in space), in whole sequences; equal vectors of
+    one kind are one point. It starts from principal axes. State: that of `place_neighbours`.
     """
-    return _fit_bipartite(sample, dims, seed, _embed_tsne)
+    neighbours, tokens = (GRAPH_NEIGHBOURS, FIT_TOKENS) if dims < 3 else (GRAPH_NEIGHBOURS_3D, FIT_TOKENS_3D)
+    return _fit_bipartite(sample, dims, seed, _embed_tsne, neighbours, tokens)
 
 
 def fit_umap(sample: HeadSample, dims: int, seed: int) -> State:
@@ -63,7 +68,7 @@ def fit_umap(sample: HeadSample, dims: int, seed: int) -> State:
     At most `FIT_TOKENS` tokens of `sample` are fitted, in whole sequences; equal vectors of one kind are one point.
     It starts from principal axes. State: that of `place_neighbours`.
     """
-    return _fit_bipartite(sample, dims, seed, _embed_umap)
+    return _fit_bipartite(sample, dims, seed, _embed_umap, UMAP_NEIGHBOURS, FIT_TOKENS)
 
 
 def fit_attentionviz_tsne(sample: HeadSample, dims: int, seed: int) -> State:
@@ -73,7 +78,7 @@ def fit_attentionviz_tsne(sample: HeadSample, dims: int, seed: int) -> State:
     """
     from sklearn.manifold import TSNE
 
-    query, key = _first_rows(sample)
+    query, key = _first_rows(sample, FIT_TOKENS)
     rows = np.concatenate([query, key])
     perplexity = min(ATTENTIONVIZ_PERPLEXITY, (len(rows) - 1) / 3)
     method = TSNE(
@@ -89,7 +94,7 @@ def fit_attentionviz_umap(sample: HeadSample, dims: int, seed: int) -> State:
     """
     from umap import UMAP
 
-    query, key = _first_rows(sample)
+    query, key = _first_rows(sample, FIT_TOKENS)
     rows = np.concatenate([query, key])
     neighbours = min(ATTENTIONVIZ_NEIGHBOURS, len(rows) - 1)
     placed = np.zeros((len(rows), dims))
@@ -99,17 +104,17 @@ def fit_attentionviz_umap(sample: HeadSample, dims: int, seed: int) -> State:
     return _state(query, key, placed, is_cosine=True)
 
 
-def _first_rows(sample: HeadSample) -> tuple[Float32Array, Float32Array]:
-    """Return queries and keys (token, d_head) of the first whole sequences that have at most `FIT_TOKENS` tokens."""
-    n_sequences = max(1, int(np.searchsorted(sample.starts, FIT_TOKENS, side="right")) - 1)
+def _first_rows(sample: HeadSample, n_tokens: int) -> tuple[Float32Array, Float32Array]:
+    """Return queries and keys (token, d_head) of the first whole sequences that have at most `n_tokens` tokens."""
+    n_sequences = max(1, int(np.searchsorted(sample.starts, n_tokens, side="right")) - 1)
     end = int(sample.starts[n_sequences])
     return sample.query[:end].astype(np.float32), sample.key[:end].astype(np.float32)
 
 
-def _fit_bipartite(sample: HeadSample, dims: int, seed: int, embed: Embed) -> State:
+def _fit_bipartite(sample: HeadSample, dims: int, seed: int, embed: Embed, neighbours: int, n_tokens: int) -> State:
     """Embed the first sequences of a sample by the graph that joins queries to their nearest keys and back."""
-    query, key = (np.unique(rows, axis=0) for rows in _first_rows(sample))
-    neighbours = min(GRAPH_NEIGHBOURS, len(query), len(key))
+    query, key = (np.unique(rows, axis=0) for rows in _first_rows(sample, n_tokens))
+    neighbours = min(neighbours, len(query), len(key))
     query_nearest, query_distance = nearest(query, key, neighbours)
     key_nearest, key_distance = nearest(key, query, neighbours)
     index = np.concatenate([query_nearest + len(query), key_nearest])
@@ -142,7 +147,7 @@ def _embed_umap(index: IntArray, distance: Float32Array, start: Float32Array, se
     """Embed a graph by umap-learn: neighbours and their distance (point, neighbour), start and result (point, dims)."""
     from umap.umap_ import find_ab_params, fuzzy_simplicial_set, simplicial_set_embedding
 
-    index, distance = index[:, :UMAP_NEIGHBOURS].astype(np.int32), distance[:, :UMAP_NEIGHBOURS]
+    index = index.astype(np.int32)
     random = np.random.RandomState(seed)  # what umap-learn asks for
     graph, _, _ = fuzzy_simplicial_set(
         start, index.shape[1], random, "euclidean", knn_indices=index, knn_dists=distance, set_op_mix_ratio=UMAP_UNION
@@ -152,7 +157,7 @@ def _embed_umap(index: IntArray, distance: Float32Array, start: Float32Array, se
         start,
         graph,
         n_components=start.shape[1],
-        initial_alpha=1.0,
+        initial_alpha=UMAP_RATE,
         a=a,
         b=b,
         gamma=1.0,
