@@ -13,8 +13,9 @@ import numpy as np
 from qkspace import store
 from qkspace.console import SILENT, Console
 from qkspace.index import Index
-from qkspace.maps import SampleRows, Wanted, make_maps, ranges
+from qkspace.maps import SampleRows, Wanted, make_maps, ranges, refuse_unlike
 from qkspace.plan import Parameters
+from qkspace.project import joint_method
 from qkspace.schema import QKSpaceError
 
 PLAN = "project.json"  # in the work folder, while maps are being added
@@ -26,6 +27,7 @@ def project(
     *,
     dims: tuple[int, ...] = (2, 3),
     normalise: str = "auto",
+    joint: bool = False,
     n_jobs: int | None = None,
     console: Console = SILENT,
 ) -> Index:
@@ -38,14 +40,17 @@ def project(
         methods: projections (`qkspace.project.METHODS`).
         dims: numbers of dimensions, 2 or 3.
         normalise: how vectors are normalised first (`qkspace.normalise`).
+        joint: make the joint forms of the methods, one map for all heads of the model, and nothing else.
         n_jobs: processes; None for one a core.
         console: where progress is shown.
 
     Raises:
-        QKSpaceError: no index there, an unknown method or normalisation, or a map is there already, normalised otherwise.
+        QKSpaceError: no index there, an unknown method or normalisation, a map is there already, normalised otherwise, or
+            layers that attend too differently for a joint map.
     """
     index = Index(root)
     seed = int(index.manifest["made_from"]["seed"])
+    methods = tuple(joint_method(method) for method in methods) if joint else methods
     asked = Parameters(methods=methods, dims=dims, normalise=normalise, seed=seed, n_jobs=n_jobs)
     there = {(m["method"], m["dims"]): m.get("normalise", "auto") for m in index.manifest["maps"]}
     for method, n_dims in asked.maps:
@@ -59,6 +64,7 @@ def project(
         console.say(f"{index.root} has these maps already: nothing to do.")
         _end_finished(index)
         return index
+    refuse_unlike(index.layers, wanted, int(np.diff(index.row_starts).max()))
     with store.disk_errors(index.root), store.locked(index.root):
         if store.read_manifest(index.root) != index.manifest:
             raise QKSpaceError(f"{index.root}: another command has just changed it. Run this one again.")

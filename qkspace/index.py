@@ -321,10 +321,15 @@ class View:
     def _arrays(self) -> dict[str, NDArray[Any]]:
         return store.read_arrays(self._path("npz"))
 
-    @property
+    @cached_property
     def _mapped(self) -> dict[str, NDArray[Any]]:
+        """The arrays of the gauge and the projection: the head's own, or those that all heads of a joint map share."""
+        from qkspace.project import is_joint
+
         if self.reason:
             raise QKSpaceError(f"{self.head.name} has no {self.method} map in {self.dims}-D: {self.reason}.")
+        if is_joint(self.method):
+            return store.read_arrays(store.common_path(self.head.index.root, self.method, self.dims))
         return self._arrays
 
     def _path(self, suffix: str) -> Path:

@@ -2,6 +2,9 @@
 
 In: where the index is, its layers, and which sequences to fit and to score on. Out: two files a map and head, the second
 of which marks it as done, and a table of scores for each map. Knows neither how the index was made nor its manifest.
+
+A joint map has one gauge and one projection for all heads. They are fitted first, to a sample pooled of all heads, and
+stand in a file of the map; then its heads are scored and placed like those of any other.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +24,14 @@ from numpy.typing import NDArray
 
 from qkspace import store
 from qkspace.console import Console
-from qkspace.schema import FloatArray, HeadSample, IntArray, LayerSpec
+from qkspace.schema import FloatArray, HeadSample, IntArray, LayerSpec, QKSpaceError
 
 if TYPE_CHECKING:
     from qkspace.normalise import Gauge
     from qkspace.project import Projection
 
 PLACE_TOKENS = 65_536  # placed on a map at once
+JOINT_TOKENS_A_HEAD, LEAST_JOINT_TOKENS, MOST_JOINT_TOKENS = 250, 6_000, 24_000  # that a joint map is fitted on
 HEADS_TOGETHER = 6  # of one layer, that a process works on at a time; a method may fit them together
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
@@ -46,6 +50,13 @@ class SampleRows:
         """Describe sequences by where each begins in the index, their lengths, and which of their tokens are special."""
         starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         return cls(ranges(first_row, lengths), starts, is_special, np.isin(np.arange(starts[-1]), starts[:-1]))
+
+    def take(self, sequences: IntArray) -> SampleRows:
+        """Return some of the sequences, in the order given."""
+        lengths = np.diff(self.starts)[sequences]
+        chosen = ranges(self.starts[:-1][sequences], lengths)
+        starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        return SampleRows(self.rows[chosen], starts, self.is_special[chosen], self.is_first[chosen])
 
     def sample(self, query: FloatArray, key: FloatArray, layer: LayerSpec) -> HeadSample:
         """Join a head's vectors of these rows; the first token of a decoder is no content, being the usual sink."""
@@ -88,6 +99,66 @@ def ranges(first: IntArray, lengths: IntArray) -> IntArray:
     return indices
 
 
+def shares(lengths: IntArray, n_heads: int, seed: int) -> list[IntArray]:
+    """Deal out sequences of these lengths: return those of each head, as many for each, none twice for one.
+
+    Heads have about `JOINT_TOKENS_A_HEAD` tokens each, all together between `LEAST_JOINT_TOKENS` and
+    `MOST_JOINT_TOKENS`, where there are so many. Where a sequence for each were more than that, some heads,
+    drawn by `seed`, have none.
+    """
+    rng = np.random.default_rng(seed)
+    order, place = rng.permutation(len(lengths)), rng.permutation(n_heads)
+    wanted = min(max(LEAST_JOINT_TOKENS, JOINT_TOKENS_A_HEAD * n_heads), MOST_JOINT_TOKENS)
+    each = min(len(lengths), max(1, int(wanted / (n_heads * lengths.mean()))))
+    dealt = order[(np.arange(n_heads)[:, None] * each + np.arange(each)) % len(lengths)]  # (head in turn, sequence)
+    n_dealt = max(1, int((np.cumsum(lengths[dealt].sum(axis=1)) <= MOST_JOINT_TOKENS).sum()))
+    return [dealt[turn] if turn < n_dealt else dealt[0][:0] for turn in place]
+
+
+def pool(samples: Sequence[HeadSample]) -> HeadSample:
+    """Lay the samples of several heads that attend alike end to end, a sequence of each in turn.
+
+    A method that fits no more than the first sequences then sees all heads.
+    """
+    most = max(len(sample.starts) for sample in samples) - 1
+    parts = [
+        (sample, slice(sample.starts[turn], sample.starts[turn + 1]))
+        for turn in range(most)
+        for sample in samples
+        if turn < len(sample.starts) - 1
+    ]
+    return HeadSample(
+        query=np.concatenate([sample.query[rows] for sample, rows in parts]),
+        key=np.concatenate([sample.key[rows] for sample, rows in parts]),
+        starts=np.cumsum([0, *(rows.stop - rows.start for _, rows in parts)]),
+        is_content=np.concatenate([sample.is_content[rows] for sample, rows in parts]),
+        layer=samples[0].layer,
+    )
+
+
+def refuse_unlike(layers: Sequence[LayerSpec], wanted: Wanted, longest: int) -> None:
+    """Refuse a joint map of layers that attend unlike each other; a window no shorter than the longest sequence is none.
+
+    Raises:
+        QKSpaceError: it names the first layer that differs, and in what.
+    """
+    from qkspace.project import is_joint
+
+    def attends(layer: LayerSpec) -> dict[str, Any]:
+        window = None if layer.window is None or layer.window >= longest else layer.window
+        return {"d_head": layer.d_head, "scale": layer.scale, "causal": layer.causal, "window": window}
+
+    joint = [method for method, _ in wanted.maps if is_joint(method)]
+    first = attends(layers[0])
+    for number, layer in enumerate(layers):
+        different = [f"{k} {v} and not {first[k]}" for k, v in attends(layer).items() if v != first[k]]
+        if joint and different:
+            raise QKSpaceError(
+                f"{joint[0]} needs layers that attend alike, but layer {number} has {', '.join(different)} as layer 0 has: "
+                "one gauge and one projection cannot serve both. Leave the joint maps out."
+            )
+
+
 def make_maps(
     root: Path,
     layers: Sequence[LayerSpec],
@@ -105,17 +176,42 @@ def make_maps(
     """
     from joblib import Parallel, delayed, parallel_config
 
+    _fit_common(root, layers, wanted, fit, n_jobs=n_jobs, console=console)
     jobs = _jobs(root, layers, wanted)
     n_maps = len(wanted.maps) * sum(layer.n_heads for layer in layers)
     done = n_maps - sum(len(job.heads) for job in jobs)
-    workers = min(n_jobs or os.cpu_count() or 1, max(1, len(jobs)))
-    with parallel_config(backend="loky", n_jobs=workers, inner_max_num_threads=1):
+    with parallel_config(backend="loky", n_jobs=_workers(n_jobs, jobs), inner_max_num_threads=1):
         results = Parallel(return_as="generator_unordered")(delayed(_run)(job, fit, score) for job in jobs)
         each = (1 for n_heads in results for _ in range(n_heads))
         for _ in console.track(each, n_maps, "Mapping heads", done=done, unit="maps"):
             pass
     for method, dims in wanted.maps:
         _gather_scores(root, layers, method, dims)
+
+
+def _workers(n_jobs: int | None, jobs: Sequence[_Job]) -> int:
+    return min(n_jobs or os.cpu_count() or 1, max(1, len(jobs)))
+
+
+def _fit_common(
+    root: Path, layers: Sequence[LayerSpec], wanted: Wanted, fit: SampleRows, *, n_jobs: int | None, console: Console
+) -> None:
+    """Fit each joint map that is not there yet, in parallel."""
+    from joblib import Parallel, delayed, parallel_config
+
+    from qkspace.project import is_joint
+
+    jobs = [
+        _Job(root, 0, (), layers[0], method, dims, wanted.normalise, wanted.seed)
+        for method, dims in wanted.maps
+        if is_joint(method) and not store.common_path(root, method, dims).exists()
+    ]
+    if not jobs:
+        return
+    with parallel_config(backend="loky", n_jobs=_workers(n_jobs, jobs), inner_max_num_threads=1):
+        results = Parallel(return_as="generator_unordered")(delayed(_run_common)(job, layers, fit) for job in jobs)
+        for _ in console.track(results, len(jobs), "Fitting maps of all heads together", unit="maps"):
+            pass
 
 
 def _jobs(root: Path, layers: Sequence[LayerSpec], wanted: Wanted) -> list[_Job]:
@@ -157,9 +253,8 @@ def _end_with_parent() -> None:
 def _run(job: _Job, fit: SampleRows, score: SampleRows) -> int:
     """Normalise, project, score and write the heads of a job; return how many they were."""
     _end_with_parent()
-    from qkspace import project
     from qkspace.fidelity import fault
-    from qkspace.normalise import normalise
+    from qkspace.project import is_joint
 
     samples = {}
     for head in job.heads:
@@ -169,13 +264,62 @@ def _run(job: _Job, fit: SampleRows, score: SampleRows) -> int:
             samples[head] = sample
         else:
             _write_unmapped(job, head, reason)
-    method = project.METHODS[job.method].gauge or job.normalise
-    gauges = [normalise(sample, dims=job.dims, method=method) for sample in samples.values()]  # type: ignore[arg-type]
-    normalised = [gauge.apply_to(sample) for gauge, sample in zip(gauges, samples.values(), strict=True)]
-    fitted = project.fit_heads(job.method, normalised, dims=job.dims, seed=job.seed)
-    for head, gauge, projection in zip(samples, gauges, fitted, strict=True):
+    find = _read_common if is_joint(job.method) else _fit
+    for head, (gauge, projection) in zip(samples, find(job, list(samples.values())), strict=True):
         _write_map(job, head, gauge, projection, score)
     return len(job.heads)
+
+
+def _fit(job: _Job, samples: Sequence[HeadSample]) -> list[tuple[Gauge, Projection]]:
+    """Normalise samples, each by itself, and project them."""
+    from qkspace import project
+    from qkspace.normalise import normalise
+
+    method = project.METHODS[job.method].gauge or job.normalise
+    gauges = [normalise(sample, dims=job.dims, method=method) for sample in samples]  # type: ignore[arg-type]
+    normalised = [gauge.apply_to(sample) for gauge, sample in zip(gauges, samples, strict=True)]
+    return list(zip(gauges, project.fit_heads(job.method, normalised, dims=job.dims, seed=job.seed), strict=True))
+
+
+def _run_common(job: _Job, layers: Sequence[LayerSpec], fit: SampleRows) -> None:
+    """Fit a joint map to a sample pooled of all heads, and write what its heads share; nothing where no head can be mapped."""
+    _end_with_parent()
+    from qkspace.fidelity import fault
+
+    heads = [(i, head) for i, layer in enumerate(layers) for head in range(layer.n_heads)]
+    samples = []
+    for (number, head), sequences in zip(heads, shares(np.diff(fit.starts), len(heads), job.seed), strict=True):
+        if not len(sequences):
+            continue
+        part = fit.take(sequences)
+        of_layer = replace(job, layer_number=number, layer=layers[number])
+        sample = part.sample(*_vectors(of_layer, head, part.rows), job.layer)
+        if fault(sample) is None:
+            samples.append(sample)
+    state = _state(*_fit(job, [pool(samples)])[0]) if samples else {}
+    with store.disk_errors(job.root):
+        store.write_arrays(store.common_path(job.root, job.method, job.dims), state)
+
+
+def _state(gauge: Gauge, projection: Projection) -> dict[str, NDArray[Any]]:
+    """Return the arrays that a gauge and a projection are rebuilt from."""
+    arrays = {f"gauge.{k}": v for k, v in gauge.arrays().items()}
+    return arrays | {f"projection.{k}": v for k, v in projection.arrays().items()}
+
+
+def _read_common(job: _Job, samples: Sequence[HeadSample]) -> list[tuple[Gauge, Projection]]:
+    """Read the gauge and the projection that the heads of a joint map share: the same for each sample."""
+    from qkspace.normalise import Gauge
+    from qkspace.project import Projection
+
+    if not samples:
+        return []
+    arrays = store.read_arrays(store.common_path(job.root, job.method, job.dims))
+    gauge, projection = (
+        {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+        for prefix in ("gauge.", "projection.")
+    )
+    return [(Gauge.from_arrays(gauge), Projection.from_arrays(projection))] * len(samples)
 
 
 def _vectors(job: _Job, head: int, rows: IntArray | slice) -> tuple[FloatArray, FloatArray]:
@@ -186,11 +330,11 @@ def _vectors(job: _Job, head: int, rows: IntArray | slice) -> tuple[FloatArray, 
 
 
 def _write_map(job: _Job, head: int, gauge: Gauge, projection: Projection, score: SampleRows) -> None:
-    """Score a map on what was held out, place all tokens on it, and write both."""
+    """Score a map on what was held out, place all tokens on it, and write both, with the state that no other head has."""
     from qkspace import fidelity
+    from qkspace.project import is_joint
 
-    arrays = {f"gauge.{k}": v for k, v in gauge.arrays().items()}
-    arrays |= {f"projection.{k}": v for k, v in projection.arrays().items()}
+    arrays = {} if is_joint(job.method) else _state(gauge, projection)
     if len(score.rows):
         held_out = gauge.apply_to(score.sample(*_vectors(job, head, score.rows), job.layer))
         scores = fidelity.score(held_out, projection.transform(held_out.query, held_out.key), seed=job.seed)

@@ -38,7 +38,7 @@ from qkspace.extract import (
     plan_units,
 )
 from qkspace.index import Index
-from qkspace.maps import SampleRows, Wanted, make_maps, ranges
+from qkspace.maps import SampleRows, Wanted, make_maps, ranges, refuse_unlike
 from qkspace.model import Checkpoint, context_length, identity, load
 from qkspace.plan import Parameters, holds_the_same, refuse_other, request_of
 from qkspace.schema import IntArray, LayerSpec, QKSpaceError, TextSequence
@@ -142,6 +142,7 @@ class Build:
         counts = self.read(checkpoint)
         tokens = self.tokens()
         check = self.check(checkpoint, tokens)
+        refuse_unlike(check.layers, self._wanted(), int(tokens.lengths[tokens.is_stored].max()))
         sums, n_tokens = self.extract(checkpoint, check.layers, tokens)
         del checkpoint  # the maps need its memory more
         self._write_heads(check.layers, sums, n_tokens)

@@ -28,7 +28,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
 class Parameters:
     """How an index is made; everything here but `device` and `n_jobs` decides what is in it.
 
-    methods and dims: the maps, each method in each number of dimensions. max_tokens: whole sequences are sampled at
+    methods and dims: the maps, each method in each number of dimensions. joint: also one map of each method for all heads
+    of the model together (`joint-pca`), which may be named among the methods too. max_tokens: whole sequences are sampled at
     random with `seed` until that many tokens are stored (None stores all); statistics run over all that is read.
     max_length: tokens of a sequence, None for the model's context, at most 1,024. long: "split" a longer sequence into
     windows, or "cut" it after the first. storage: type of the stored vectors. top_k: attended keys kept for each query.
@@ -39,6 +40,7 @@ class Parameters:
     methods: tuple[str, ...] = ("unfold", "pca")
     dims: tuple[int, ...] = (2, 3)
     normalise: str = "auto"
+    joint: bool = False
     max_tokens: int | None = None
     max_length: int | None = None
     long: Literal["split", "cut"] = "split"
@@ -61,7 +63,7 @@ class Parameters:
 
     def __post_init__(self) -> None:
         from qkspace.normalise import Method
-        from qkspace.project import METHODS
+        from qkspace.project import METHODS, is_joint
 
         if self.normalise not in get_args(Method):
             raise QKSpaceError(
@@ -79,15 +81,26 @@ class Parameters:
                 raise QKSpaceError(f"Unknown projection {method!r}; choose among {', '.join(METHODS)}.")
         if not self.methods or not self.dims or not set(self.dims) <= {2, 3}:
             raise QKSpaceError(f"Give at least one method, and dims of 2, 3 or both; got {self.methods}, {self.dims}.")
+        if any(map(is_joint, self.all_methods)) and self.normalise == "attentionviz":
+            raise QKSpaceError(
+                "AttentionViz has no space for all heads: a joint map cannot be normalised by 'attentionviz'. Leave out "
+                f"either, or choose another normalisation: {', '.join(m for m in get_args(Method) if m != 'attentionviz')}."
+            )
+
+    @property
+    def all_methods(self) -> tuple[str, ...]:
+        """The methods, each once, and then the joint forms that are asked for besides."""
+        from qkspace.project import joint_method
+
+        joint = [joint_method(m) for m in self.methods] if self.joint else []
+        return tuple(dict.fromkeys([*self.methods, *joint]))
 
     @property
     def maps(self) -> list[tuple[str, int]]:
         """The maps of each head: (method, dims); normalised as AttentionViz does they have its own parameters too."""
         from qkspace.project import METHODS
 
-        theirs = {
-            m: f"attentionviz-{m}" if self.normalise == "attentionviz" else m for m in dict.fromkeys(self.methods)
-        }
+        theirs = {m: f"attentionviz-{m}" if self.normalise == "attentionviz" else m for m in self.all_methods}
         names = [theirs[m] if theirs[m] in METHODS else m for m in theirs]
         return [(method, dims) for method in dict.fromkeys(names) for dims in dict.fromkeys(self.dims)]
 
@@ -110,8 +123,9 @@ def holds_the_same(root: Path, model: str, sources: list[str], parameters: Param
 def request_of(model: str, sources: list[str], parameters: Parameters) -> dict[str, Any]:
     """Return everything that decides the content of an index, as JSON would give it back."""
     what = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(parameters).items()}
-    for name in ("device", "n_jobs"):
+    for name in ("device", "n_jobs", "joint"):
         what.pop(name)
+    what["methods"] = list(parameters.all_methods) if parameters.joint else what["methods"]
     files = {name: _content(Path(name)) for name in sources}
     checkpoint = {"source": _place(model), "content": _content(Path(model))}
     return {"model": checkpoint, "corpus": [{"source": _place(s), "content": c} for s, c in files.items()], **what}

@@ -6,7 +6,7 @@ Knows no model, no layer, no disk: rows in, positions out.
 A method is one entry in `METHODS`: a function that fits (samples, dims, seed -> named arrays of state, for each sample)
 and one that places (state, query, key -> positions). `fit` gets samples and not bare rows because a method may learn
 from the attention within sequences, and not only from where the vectors lie; it gets those of several heads because a
-method may fit them together.
+method may fit them together. A method named joint-... is the same on one sample pooled of all heads of a model.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from qkspace.unfold import State, fit_unfold, place_unfold
 FitOne = Callable[[HeadSample, int, int], State]
 Fit = Callable[[Sequence[HeadSample], int, int], list[State]]
 Place = Callable[[Mapping[str, NDArray[Any]], FloatArray, FloatArray], Positions]
+
+JOINT = "joint-"  # before the name of a method: one map for all heads of a model
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,12 +162,33 @@ class Method(NamedTuple):
     gauge: str | None = None
 
 
-METHODS: dict[str, Method] = {
+_PLAIN = {
     "unfold": Method(fit_unfold, place_unfold),
     "pca": Method(each(fit_pca), place_linear),
     "tsne": Method(each(fit_tsne), place_neighbours),
     "umap": Method(each(fit_umap), place_neighbours),
+}
+METHODS: dict[str, Method] = {
+    **_PLAIN,
+    **{JOINT + name: method for name, method in _PLAIN.items()},
     "attentionviz-pca": Method(each(fit_pca), place_linear, "attentionviz"),
     "attentionviz-tsne": Method(each(fit_attentionviz_tsne), place_neighbours, "attentionviz"),
     "attentionviz-umap": Method(each(fit_attentionviz_umap), place_neighbours, "attentionviz"),
 }
+
+
+def joint_method(method: str) -> str:
+    """Return the name of the joint form of a method, which is itself where it is joint already.
+
+    Raises:
+        QKSpaceError: it has none.
+    """
+    name = method if is_joint(method) else JOINT + method
+    if name not in METHODS:
+        raise QKSpaceError(f"{method!r} has no joint form; --joint takes {', '.join(_PLAIN)}.")
+    return name
+
+
+def is_joint(method: str) -> bool:
+    """Tell whether a method makes one map for all heads of a model."""
+    return method.startswith(JOINT)

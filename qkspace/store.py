@@ -15,6 +15,7 @@ last by atomic rename, lists every file with its size and sha256. Knows no model
     maps/pca2/L00H00.npy         (query or key, token, dims) one file a head
     maps/pca2/L00H00.npz         the gauge and the projection that made it, and its scores
     maps/pca2/scores.parquet     one row per head: the scores of all heads together
+    maps/joint-pca2/common.npz   the one gauge and projection of all heads; those of each head hold its scores alone
     qkspace-work/                only while a build is unfinished
 """
 
@@ -353,6 +354,11 @@ def clear(root: Path) -> None:
 def map_path(root: Path, method: str, dims: int, layer: int, head: int, suffix: str) -> Path:
     """Return where a map of a head is stored: positions in .npy, gauge, projection and scores in .npz."""
     return root / "maps" / f"{method}{dims}" / f"L{layer:02d}H{head:02d}.{suffix}"
+
+
+def common_path(root: Path, method: str, dims: int) -> Path:
+    """Return where the gauge and the projection of a joint map are stored, which its heads share."""
+    return root / "maps" / f"{method}{dims}" / "common.npz"
 
 
 def read_column(folder: Path, name: str, column: str) -> NDArray[Any]:

@@ -7,9 +7,12 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+from conftest import MakeCheckpoint
 
 from qkspace import fidelity, normalise, project
+from qkspace.index import Index, attend
 from qkspace.normalise import Gauge, Method
+from qkspace.pipeline import build
 from qkspace.schema import HeadSample, LayerSpec, QKSpaceError
 
 METHODS = get_args(Method)
@@ -26,6 +29,18 @@ def make_sample(seed: int = 0, *, d: int = 8, causal: bool = False, n_sequences:
     is_content[starts[:-1]] = False
     layer = LayerSpec("planted", n_heads=1, n_kv_heads=1, d_head=d, scale=d**-0.5, causal=causal)
     return HeadSample(query, key, starts, is_content, layer)
+
+
+@pytest.fixture(scope="module")
+def grouped(
+    tmp_path_factory: pytest.TempPathFactory, make_checkpoint: MakeCheckpoint, sentences: list[str]
+) -> dict[str, Index]:
+    """An index of a tiny Llama whose heads share keys two by two, for each type of stored vectors. Only to be read."""
+    folder = tmp_path_factory.mktemp("grouped")
+    corpus = folder / "corpus.txt"
+    corpus.write_text("\n".join(sentences[:12]) + "\n", encoding="utf-8")
+    model, options = str(make_checkpoint("llama")), {"methods": ["pca"], "dims": [2], "n_jobs": 1}
+    return {t: build(model, corpus, out=folder / t, storage=t, **options) for t in ("float16", "float32")}
 
 
 def with_vectors(sample: HeadSample, query: Any, key: Any) -> HeadSample:
@@ -56,6 +71,27 @@ def test_attention_before_equals_attention_after(
     assert changed.query.dtype == (np.float64 if precision == "float64" else np.float32)
     assert_same_attention(sample, changed, tolerance)
     np.testing.assert_allclose(gauge.query_matrix @ gauge.key_matrix.T, np.eye(8), atol=1e-9)
+
+
+@pytest.mark.parametrize("storage", ["float16", "float32"])
+@pytest.mark.parametrize("method", METHODS)
+def test_attention_of_heads_that_share_their_keys_is_kept_for_vectors_as_stored(
+    method: Method, storage: str, grouped: dict[str, Index]
+) -> None:
+    """Each head has its own gauge, and with it moves the keys that it shares otherwise than its neighbour does."""
+    index = grouped[storage]
+    assert np.load(index.root / "key" / "L00.npy", mmap_mode="r").dtype == storage
+    assert index.layers[0].n_heads == 2 * index.layers[0].n_kv_heads
+    is_content = np.ones(index.n_tokens, dtype=bool)
+    for layer in range(index.n_layers):
+        for head in (index.head(layer, number) for number in range(index.layers[layer].n_heads)):
+            sample = HeadSample(head.query, head.key, index.row_starts, is_content, head.spec)
+            changed = normalise.normalise(sample, dims=2, method=method).apply_to(sample)
+            assert_same_attention(sample, changed, 1e-5)
+            for sequence in index.sequences["sequence"][:3]:
+                rows = index.rows(sequence)
+                after = attend(changed.query[rows], changed.key[rows], head.spec)
+                np.testing.assert_allclose(after, head.attention(sequence), atol=1e-5, rtol=0)
 
 
 def test_attention_is_kept_for_rounded_keys_of_a_large_norm() -> None:
