@@ -638,3 +638,26 @@ def live_data(live: LiveSequence, *, layers: Sequence[int], thumbs: bool = False
     for name, arrays in (("valueNorms", live.value_norm), ("query", live.query), ("key", live.key)):
         data[name] = [_vectors(arrays[i]) if i in chosen else None for i in numbers]
     return data
+
+
+def live_attention_view(
+    live: LiveSequence,
+    *,
+    layer: int | None = None,
+    heads: Sequence[int] | None = None,
+    mode: Mode = "lines",
+    theme: Theme = "auto",
+    height: int | None = None,
+) -> AttentionView:
+    """Show the attention over a live sentence; arguments as of `attention_view`.
+
+    Raises:
+        QKSpaceError: no such layer, head or mode.
+    """
+    _check_choice("mode", mode, MODES)
+    _check_choice("theme", theme, THEMES)
+    _check_start(layer, heads, {number: spec.n_heads for number, spec in enumerate(live.layers)})
+    levels = _levels(len(live.tokens) ** 2 * sum(spec.n_heads for spec in live.layers))
+    data = live_data(live, layers=range(len(live.layers)), levels=levels)
+    data["id"] = "live"
+    return _view(data, {"mode": mode, "theme": theme, "layer": layer, "heads": heads and list(heads)}, height)

@@ -1,4 +1,4 @@
-"""The command line: `qkspace build | project | serve | report | verify`.
+"""The command line: `qkspace build | project | serve | report | export | verify`.
 
 In: arguments. Out: calls of the pipeline, the report and the server, and an exit status: 0 done, 1 something to mend
 (said on standard error), 2 wrong usage, 130 interrupted.
@@ -65,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     project.add_argument("index", type=Path)
     project.add_argument("--methods", type=_names, required=True, help="maps, with commas: unfold, pca, tsne, umap")
-    _add_maps(project)
+    _add_maps(
+        project, joint="make one map of each method for all heads together (joint-pca, ...) instead of one a head"
+    )
     project.set_defaults(run=_project)
     report = commands.add_parser(
         "report", allow_abbrev=False, parents=[common], help="print what an index holds and every score"
@@ -74,6 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--json", action="store_true", help="print everything, for every head, as JSON")
     report.add_argument("--intervals", action="store_true", help="print each score's 95 %% interval in its place")
     report.set_defaults(run=_report)
+    _add_export(
+        commands.add_parser(
+            "export", allow_abbrev=False, parents=[common], help="write a view as PNG, SVG, PDF, HTML, CSV or Parquet"
+        )
+    )
     verify = commands.add_parser(
         "verify", allow_abbrev=False, parents=[common], help="compare every file of an index with its check sum"
     )
@@ -127,20 +134,79 @@ def _add_build(build: argparse.ArgumentParser) -> None:
         default=("unfold", "pca"),
         help="maps, with commas: unfold, pca, tsne, umap (default unfold,pca)",
     )
-    _add_maps(maps)
+    _add_maps(maps, joint="also one map of each method for all heads together (joint-pca, ...)")
     maps.add_argument("--storage", choices=("float16", "float32"), default="float16", help="type of stored vectors")
     maps.add_argument("--top-k", type=int, default=8, help="attended keys kept for each query (default 8)")
     maps.add_argument("--seed", type=int, default=0)
     build.set_defaults(run=_build)
 
 
-def _add_maps(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+def _add_maps(parser: argparse.ArgumentParser | argparse._ArgumentGroup, *, joint: str) -> None:
     """Add how maps are made."""
     parser.add_argument("--dims", type=_dims, default=(2, 3), help="dimensions of the maps, with commas (default 2,3)")
     parser.add_argument(
         "--normalise", default="auto", help="auto, none, attentionviz, sphere or balanced (default auto)"
     )
+    parser.add_argument("--joint", action="store_true", help=joint)
     parser.add_argument("--n-jobs", type=int, help="processes that make maps (default: one a core)")
+
+
+def _add_export(export: argparse.ArgumentParser) -> None:
+    """Add what is to be seen in the file."""
+    export.add_argument("index", type=Path)
+    export.add_argument("--view", choices=("map", "sentence", "heatmap", "atlas"), default="map", help="default map")
+    export.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="the file; its suffix says how it is written: .png, .svg or .pdf; a map also as .html, .csv or .parquet "
+        "(the points drawn), "
+        "a sentence and a heatmap also as .html",
+    )
+    export.add_argument(
+        "--layer", type=int, help="which layer, from 0 (default: a map's, that of the best map; else 0)"
+    )
+    export.add_argument(
+        "--head",
+        type=_numbers,
+        default=(),
+        help="which head, from 0; a sentence takes several, with commas (default all)",
+    )
+    export.add_argument("--method", help="which map (default unfold, where there is one)")
+    export.add_argument("--dims", type=int, choices=(2, 3), help="of the map (default 2)")
+    export.add_argument(
+        "--colour", help="what points are coloured by: a column of the corpus, position ... (default query / key)"
+    )
+    export.add_argument("--links", type=int, help="how many of the strongest pairs a map joins (default 100)")
+    export.add_argument("--threshold", type=float, help="the least attention of a joined pair (default 0.1)")
+    export.add_argument(
+        "--selected", type=_selected, help="a token to pick out on a map: query:ROW or key:ROW, a row of index.tokens"
+    )
+    export.add_argument("--sequence", type=int, help="which sequence a sentence or heatmap shows (default the first)")
+    export.add_argument("--tokens", type=_span, help="which of its tokens, for example 1-40 (default all)")
+    export.add_argument("--theme", choices=("light", "dark"))
+    export.add_argument("--width", type=float, help="of a picture, in inches (default 7)")
+    export.set_defaults(run=_export)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    if not _names(text) or not all(name.isdecimal() for name in _names(text)):
+        raise argparse.ArgumentTypeError(f"expected a number, or several with commas; got {text!r}")
+    return tuple(int(name) for name in _names(text))
+
+
+def _selected(text: str) -> tuple[str, int]:
+    kind, _, row = text.partition(":")
+    if kind not in ("query", "key") or not row.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected query:ROW or key:ROW; got {text!r}")
+    return kind, int(row)
+
+
+def _span(text: str) -> tuple[int, int]:
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise argparse.ArgumentTypeError(f"expected the first and the last token, from 1, such as 1-40; got {text!r}")
+    return int(first) - 1, int(last)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -181,6 +247,7 @@ def _project(options: argparse.Namespace, console: Console) -> int:
         options.methods,
         dims=options.dims,
         normalise=options.normalise,
+        joint=options.joint,
         n_jobs=options.n_jobs,
         console=console,
     )
@@ -212,6 +279,25 @@ def _report(options: argparse.Namespace, console: Console) -> int:
         )
         for head, reason in report.unmapped(index, method, dims).items():
             console.result(f"{head} is not mapped: {reason}")
+    return 0
+
+
+def _export(options: argparse.Namespace, console: Console) -> int:
+    import warnings
+
+    from qkspace.export import export
+    from qkspace.index import Index
+
+    chosen = vars(options).copy()
+    for name in ("run", "quiet", "verbose"):
+        chosen.pop(name)
+    index, heads = Index(chosen.pop("index")), chosen.pop("head")
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", UserWarning)
+        path = export(index, chosen.pop("view"), chosen.pop("out"), heads=heads, **chosen)
+    for warning in warned:
+        console.say(f"warning: {warning.message}")
+    console.result(f"{path}: {path.stat().st_size:,} bytes")
     return 0
 
 

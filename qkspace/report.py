@@ -1,17 +1,14 @@
 """Report: what an index holds and how far its maps can be trusted, in tables and in words.
 
-In: an index. Out: rows of text, plain dictionaries and sentences. Prints nothing and knows no picture.
+In: an index. Out: rows of text, plain dictionaries and a word of judgement. Prints nothing and knows no picture.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qkspace.index import Index
-
-if TYPE_CHECKING:
-    from qkspace.fidelity import Scores
 
 SCORE_TITLES = {
     "recall1": "recall@1",
@@ -122,47 +119,3 @@ def verdict(recall1: float, recall1_content: float) -> str:
         if recall1 >= least and content >= least_content:
             return word
     return "poor"
-
-
-def in_words(scores: Scores | None, reason: str | None = None) -> list[str]:
-    """Say what the scores of a map mean to somebody who does not know them; `reason`: why there is no map."""
-    if reason:
-        return [f"This head is not mapped: {reason}."]
-    if scores is None:
-        return ["This corpus has a single sequence, so nothing could be held out and the map is not scored."]
-    if math.isnan(scores.recall1):
-        return ["The map is not scored: no held-out token has a key that it attends to more than to others."]
-    lines = [
-        f"For {_in_ten(scores.recall1)} tokens, the nearest key of the same sequence is the one the token attends to most."
-    ]
-    if not math.isnan(scores.recall1_content):
-        lines.append(
-            f"Among ordinary words alone (no special or first tokens) it is {_in_ten(scores.recall1_content)}."
-        )
-    if not math.isnan(scores.no_map_recall1):
-        content = scores.no_map_recall1_content
-        alone = "" if math.isnan(content) else f", among ordinary words {_in_ten(content)}"
-        lines.append(f"Before the projection, in the full space, it is {_in_ten(scores.no_map_recall1)}{alone}.")
-    lines.append(
-        f"Reading attention off the map loses {scores.attention_kl:.2f} nats a token "
-        f"({'little' if scores.attention_kl < 0.25 else 'some' if scores.attention_kl < 0.75 else 'much'})."
-    )
-    return lines
-
-
-def margin_in_words(scores: Scores | None) -> str:
-    """Say between what the shares would lie had other sequences been drawn (95 % interval); nothing where it is unknown."""
-    if scores is None or math.isnan(scores.recall1_low):
-        return ""
-    share = f"With other sequences: between {100 * scores.recall1_low:.0f} and {100 * scores.recall1_high:.0f} of 100"
-    if not math.isnan(scores.recall1_content_low):
-        low, high = 100 * scores.recall1_content_low, 100 * scores.recall1_content_high
-        share += f", among ordinary words between {low:.0f} and {high:.0f}"
-    return f"{share} (95 % interval)."
-
-
-def _in_ten(share: float) -> str:
-    if math.isnan(share):
-        return "an unknown share of"
-    tenths = round(10 * share)
-    return "nearly all" if share >= 0.95 else "almost no" if tenths == 0 else f"{tenths} of 10"

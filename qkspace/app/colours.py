@@ -1,19 +1,25 @@
 """Colours: from a column of the token table to a colour for each token and a legend.
 
-In: values and a theme. Out: packed colours and legend entries. Knows no heads, no widgets and no picture.
+In: values, a theme and a language. Out: packed colours and legend entries. Knows no heads, no widgets and no picture.
 Categorical colours are Paul Tol's "muted" scheme, which colour-blind readers can tell apart; continuous ones are cividis,
 made for the same purpose (Nunez et al. 2018).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from bokeh.palettes import Cividis256
 from numpy.typing import NDArray
+
+from qkspace.app.language import say, strings
+
+if TYPE_CHECKING:
+    from qkspace.app.state import Language
 
 QUERY_KEY = "query / key"
 QUERY_COLOUR = {"light": "#1F6FB5", "dark": "#62A9E8"}
@@ -34,17 +40,22 @@ CATEGORIES = (
     "#6699CC",
 )
 DARK_CATEGORIES = ("#8F85E8", *CATEGORIES[1:3], "#4CB36B", *CATEGORIES[4:7], "#D65C8F", *CATEGORIES[8:])
+RARE, NONE = "*rare*", "*none*"  # the legend's entries of what has no colour of its own, and of what has no value
 MAX_CATEGORIES = 200  # a column of more kinds than that (sentence ids, words) says nothing by colour
 
 
 @dataclass(frozen=True, slots=True)
 class Legend:
-    """What colours mean: entries (name, colour, tokens) of a categorical column, or the ends of a continuous one."""
+    """What colours mean: entries (name, colour, tokens) of a categorical column, or the ends of a continuous one.
+
+    Title and names are in the visitor's language. kinds: what the entries are in every language, as `State.hidden` has it.
+    """
 
     title: str
     entries: tuple[tuple[str, str, int], ...] = ()
     low: str = ""
     high: str = ""
+    kinds: tuple[str, ...] = ()
 
     @property
     def continuous(self) -> bool:
@@ -77,22 +88,22 @@ def _has_kinds(column: pd.Series[Any]) -> bool:
     return n >= 2 and (n <= MAX_CATEGORIES or bool(pd.api.types.is_numeric_dtype(column)))
 
 
-def colour_tokens(name: str, values: pd.Series[Any] | None, theme: str) -> Colouring:
+def colour_tokens(name: str, values: pd.Series[Any] | None, theme: str, language: Language = "en") -> Colouring:
     """Colour each token by `values`, queries and keys alike; without values queries and keys are told apart."""
     if values is None:
-        return _query_key(theme)
+        return _query_key(theme, language)
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         return _continuous(name, values.to_numpy(dtype=np.float64, na_value=np.nan), theme)
-    return _categorical(name, values, theme)
+    return _categorical(name, values, theme, language)
 
 
-def _query_key(theme: str) -> Colouring:
+def _query_key(theme: str, language: Language) -> Colouring:
     query, key = pack([QUERY_COLOUR[theme]]), pack([KEY_COLOUR[theme]])
     entries = (
-        ("query: what a token looks for", QUERY_COLOUR[theme], -1),
-        ("key: what a token offers", KEY_COLOUR[theme], -1),
+        (say(language, "legend_query"), QUERY_COLOUR[theme], -1),
+        (say(language, "legend_key"), KEY_COLOUR[theme], -1),
     )
-    return Colouring(query, key, Legend("Query and key", entries))
+    return Colouring(query, key, Legend(say(language, "legend_query_key"), entries, kinds=("query", "key")))
 
 
 def _continuous(name: str, values: NDArray[np.floating[Any]], theme: str) -> Colouring:
@@ -110,7 +121,7 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if value == round(value) else f"{value:.3g}"
 
 
-def _categorical(name: str, values: pd.Series[Any], theme: str) -> Colouring:
+def _categorical(name: str, values: pd.Series[Any], theme: str, language: Language) -> Colouring:
     """Give the commonest kinds a colour of their own and the rest, and what is missing, grey."""
     palette = CATEGORIES if theme == "light" else DARK_CATEGORIES
     text = values.astype("string")
@@ -120,13 +131,36 @@ def _categorical(name: str, values: pd.Series[Any], theme: str) -> Colouring:
     code = text.map(number).fillna(len(named)).to_numpy(dtype=int, copy=True)
     code[text.isna().to_numpy()] = len(named) + 1
     colours = pack([*palette[: len(named)], OTHER[theme], MISSING[theme]])[code]
-    entries = [(str(kind), palette[i], int(counts.iloc[i])) for i, kind in enumerate(named)]
+    entries = [(_kind(language, name, kind), palette[i], int(counts.iloc[i])) for i, kind in enumerate(named)]
+    kinds = [str(kind) for kind in named]
     n_more, n_missing = len(counts) - len(named), int(text.isna().sum())
     if n_more:
-        entries.append((f"{n_more} rarer kinds", OTHER[theme], int(counts.iloc[len(named) :].sum())))
+        entries.append((say(language, "legend_rest", n=n_more), OTHER[theme], int(counts.iloc[len(named) :].sum())))
+        kinds.append(RARE)
     if n_missing:
-        entries.append(("none", MISSING[theme], n_missing))
-    return Colouring(colours, colours, Legend(name, tuple(entries)))
+        entries.append((say(language, "legend_missing"), MISSING[theme], n_missing))
+        kinds.append(NONE)
+    return Colouring(colours, colours, Legend(name, tuple(entries), kinds=tuple(kinds)))
+
+
+def _kind(language: Language, column: str, kind: str) -> str:
+    """Return what the page calls a kind: as it stands in the corpus, or in the visitor's language where it is ours."""
+    return strings(language).get(f"kind_{kind}", kind) if column == "kind" else str(kind)
+
+
+def hidden_kinds(values: pd.Series[Any], hidden: Sequence[str]) -> NDArray[np.bool_]:
+    """Tell which values (token) are of a kind that the legend hides: a name, `RARE` (no colour of its own) or `NONE`."""
+    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+        return np.zeros(len(values), dtype=bool)
+    text = values.astype("string")
+    found = text.isin([kind for kind in hidden if kind not in (RARE, NONE)]).to_numpy(dtype=bool, copy=True)
+    missing = text.isna().to_numpy(dtype=bool)
+    if NONE in hidden:
+        found |= missing
+    if RARE in hidden:
+        named = text.value_counts().index[: len(CATEGORIES)]
+        found |= ~missing & ~text.isin(named).to_numpy(dtype=bool)
+    return found
 
 
 def pack(colours: list[str]) -> NDArray[np.uint32]:

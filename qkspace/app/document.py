@@ -1,384 +1,326 @@
 """Document: one visitor's page.
 
-In: an index and a first state. Out: a Bokeh document with its widgets wired. All state of a visitor is in the `_Page` of
-their document; `_Page.show` alone writes the data sources.
+In: an index and a first state. Out: a Bokeh document with its views and controls wired. All state of a visitor is in the
+`_Page` of their document. What a visitor does becomes a new `State`; every part then shows what it asks for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlencode
 
-import numpy as np
 from bokeh.document import Document
-from bokeh.events import DocumentReady, Tap
+from bokeh.events import DocumentReady
 from bokeh.layouts import column, row
-from bokeh.models import (
-    Button,
-    CheckboxGroup,
-    ColumnDataSource,
-    CustomJS,
-    Div,
-    GlobalInlineStyleSheet,
-    InlineStyleSheet,
-    LayoutDOM,
-    Select,
-    Slider,
-)
-from numpy.typing import NDArray
+from bokeh.models import ColumnDataSource, CustomJS, Div, GlobalInlineStyleSheet, InlineStyleSheet, LayoutDOM
 
-from qkspace.app import figures, select, words
-from qkspace.app.colours import KEY_COLOUR, QUERY_COLOUR, QUERY_KEY
-from qkspace.app.select import Kind, Links, Shown, State, Theme, shown_of
-from qkspace.app.style import CARD_CSS, HEADER_CSS, THEMES, WIDGET_CSS, root_css, variables_css
+from qkspace.app import files, lists, select
+from qkspace.app.cards import Cards, Navigator, Sequences
+from qkspace.app.controls import Controls, Header
+from qkspace.app.language import say, strings
+from qkspace.app.scripts import script
+from qkspace.app.select import Scene, Shown, shown_of
+from qkspace.app.state import Page, State, from_address, to_address
+from qkspace.app.style import root_css, variables_css
+from qkspace.app.views.atlas import AtlasView
+from qkspace.app.views.head import HeadView
+from qkspace.app.views.map import MapView
+from qkspace.app.views.sentence import SentenceView
 from qkspace.index import Index
 from qkspace.schema import QKSpaceError
+from qkspace.search import search
 
-HIDE = {"special": "special tokens", "itself": "a token with itself", "first": "the first token"}
-METHODS = {
-    "unfold": "unfold",
-    "pca": "PCA",
-    "tsne": "t-SNE",
-    "umap": "UMAP",
-    "attentionviz-pca": "PCA as in AttentionViz",
-    "attentionviz-tsne": "t-SNE as in AttentionViz",
-    "attentionviz-umap": "UMAP as in AttentionViz",
-}
+if TYPE_CHECKING:
+    from qkspace.live import LiveSequence, LiveWorker
 
-KEYS_JS = """
-const unframe = (root) => {  // a clicked map needs no dotted frame; it lies too deep for a style sheet of ours
-  for (const el of root.querySelectorAll("*")) {
-    if (el.classList.contains("bk-events")) el.style.outline = "none"
-    if (el.shadowRoot) unframe(el.shadowRoot)
-  }
-}
-unframe(document)
-const bound = "qkspace_keys_" + page.id
-if (window[bound]) return
-window[bound] = true
-const step = (select, by) => {
-  const at = select.options.indexOf(select.value) + by
-  if (at >= 0 && at < select.options.length) select.value = select.options[at]
-}
-document.addEventListener("keydown", (event) => {
-  if (event.altKey || event.ctrlKey || event.metaKey) return  // the browser's own
-  const inside = event.composedPath().some((el) => el instanceof HTMLElement && el.dataset.rootId == page.id)
-  if (notebook && !inside) return  // a notebook has keys of its own
-  if (event.key == "Escape") { page.tags = [(page.tags[0] ?? 0) + 1]; return }
-  const target = event.composedPath()[0]
-  if (target instanceof HTMLElement && target.isContentEditable) return
-  if (target instanceof HTMLElement && /^(INPUT|SELECT|TEXTAREA)$/.test(target.tagName)) return
-  if (target instanceof HTMLElement && target.classList.contains("noUi-handle")) return
-  const moves = {ArrowLeft: [head, -1], ArrowRight: [head, 1], ArrowUp: [layer, -1], ArrowDown: [layer, 1]}
-  if (event.key in moves) { step(...moves[event.key]); event.preventDefault() }
-})
-"""
-THEME_JS = """
-if (window.matchMedia("(prefers-color-scheme: dark)").matches) theme.tags = ["dark"]
-"""
-WAIT_JS = """
-// A message changes many sources, and the page may paint between two of them: wait for `place`, which comes last.
-plot.hold_render = true
-setTimeout(() => plot.hold_render = false, 1000)  // should the rest never come
-"""
-REFIT_JS = """
-const where = place.data.name[0] + place.data.map[0]
-if (plot.tags[0] != where) {  // another head or map has arrived: show it whole
-  plot.tags = [where]
-  plot.reset.emit()
-}
-setTimeout(() => plot.hold_render = false)
-"""
-OPEN_JS = "window.location.search = '?index=' + encodeURIComponent(cb_obj.value)"
-ADDRESS_JS = """
-const query = new URLSearchParams(window.location.search)
-for (const [name, value] of Object.entries(place.data)) if (!["name", "map", "turn"].includes(name)) query.set(name, value[0])
-window.history.replaceState(null, "", "?" + query.toString())
-"""
+STEPS = ("page", "layer", "head", "method", "dims", "colour", "search", "selected", "sequence", "text", "pair", "order")
+Arguments = Mapping[str, Sequence[bytes]]
+
+
+@dataclass(slots=True)
+class Reading:
+    """A live sentence: what was asked for (text and pair), what the model made of it, and what the page says of it."""
+
+    asked: tuple[str, str]
+    result: LiveSequence | None = None
+    says: str = ""
+
+
+@lru_cache(maxsize=4)
+def worker_of(index: Index) -> LiveWorker:
+    """Return what runs the live sentences of all visitors of an index; the model is loaded with the first of them."""
+    from qkspace.live import LiveWorker
+
+    return LiveWorker(index)
 
 
 def make_document(
     doc: Document,
     index: Index,
     *,
-    layer: int | None = None,
-    head: int | None = None,
-    theme: Theme | None = None,
+    arguments: Arguments | None = None,
     indexes: Sequence[str] = (),
     address: bool = True,
+    **chosen: Any,  # parts of State
 ) -> None:
     """Fill a document with the page of an index.
 
     Args:
         doc: an empty document; every visitor has one.
         index: what to show; shared by all visitors, only read.
-        layer: what to show first, and head; None for the head whose map says most about ordinary words.
-        head: see layer.
-        theme: "light" or "dark"; None for what the browser prefers.
+        arguments: what the visitor's address asks for (`qkspace.app.state`).
         indexes: names of all indexes that are served, to choose among.
         address: keep the browser's address in step with what is shown, so that it can be sent to somebody.
+        **chosen: parts of the first `State`, such as layer=3, head=5, theme="dark"; without layer and head it is the
+            head whose map says most about ordinary words.
 
     Raises:
-        QKSpaceError: there is no such layer or head, or the index has no map in the plane.
+        QKSpaceError: something is asked for that the index does not have, or it has no map in the plane.
     """
     shown = shown_of(index)
-    if not shown.methods:
-        raise QKSpaceError(f"{index.root} has no map in the plane, which the page draws. Build it with --dims 2.")
-    if layer is None and head is None:
-        layer, head = shown.most_faithful()
-    chosen = index.head(layer or 0, head or 0)  # refuses what is not there
-    state = State(layer=chosen.layer, head=chosen.head, method=shown.methods[0], theme=theme or "light")
-    page = _Page(shown, state, list(indexes), whole=address)
+    arguments = arguments or {}
+    first = _first(shown, chosen)
+    asked = from_address(arguments, first, shown)
+    page = _Page(shown, first, asked, list(indexes), whole=address)
     doc.add_root(page.root)
     doc.title = f"{index.model_name} - qkspace"
-    doc.js_on_event(
-        DocumentReady,
-        CustomJS(
-            code=KEYS_JS, args={"layer": page.layer, "head": page.head, "page": page.root, "notebook": not address}
-        ),
-    )
-    if theme is None:
-        doc.js_on_event(DocumentReady, CustomJS(code=THEME_JS, args={"theme": page.theme}))
-    if address:
-        page.sources["place"].js_on_change("data", CustomJS(code=ADDRESS_JS, args={"place": page.sources["place"]}))
+    page.wire_document(doc, asks_theme="theme" not in arguments and "theme" not in chosen)
+
+
+def _first(shown: Shown, chosen: dict[str, Any]) -> State:
+    """Return what a page of this index begins with."""
+    if not shown.methods:
+        raise QKSpaceError(f"{shown.index.root} has no map in the plane, which the page draws. Build it with --dims 2.")
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    if "layer" not in chosen and "head" not in chosen:
+        chosen["layer"], chosen["head"] = shown.most_faithful()
+    first = State(**{"method": shown.methods[0], **chosen})
+    shown.index.head(first.layer, first.head)  # refuses what is not there
+    return first
+
+
+def _arguments(address: str) -> Arguments:
+    """Return the arguments in the part of an address after the question mark."""
+    said = parse_qs(address.lstrip("?"), keep_blank_values=True)
+    return {name: [value.encode() for value in values] for name, values in said.items()}
 
 
 class _Page:
-    """The widgets, sources and state of one visitor."""
+    """The parts and the state of one visitor."""
 
-    def __init__(self, shown: Shown, state: State, indexes: list[str], *, whole: bool) -> None:
-        self.whole = whole  # whether the browser shows nothing else
-        self.shown, self.index, self.state = shown, shown.index, state
-        names = ("query", "key", "own_query", "own_key", "links", "own", "labels", "picked", "heads", "here")
-        self.sources = {name: ColumnDataSource() for name in names}
-        self.sources |= self._fixed_sources()
-        self.indexes = indexes
-        self.turn = 0
-        self.pixel = 0.0  # not known before the first click
-        self._make_widgets()
-        self.map = figures.map_figure(self.sources, self.state.theme, 2 * len(self.shown.rows))
-        self.heads = figures.heads_figure(
-            self.sources["heads"], self.sources["here"], self.index.n_layers, self.index.n_heads
-        )
-        self._wire()
+    def __init__(self, shown: Shown, first: State, state: State, indexes: list[str], *, whole: bool) -> None:
+        self.shown, self.index, self.first, self.state, self.whole = shown, shown.index, first, state, whole
+        self.turn, self.is_pushed = 0, False
+        self.live = Reading(("", ""))
+        self.place = ColumnDataSource({"name": [""], "map": [""], "turn": [0]})
+        self.header = Header(shown, state, indexes, self.change, self.export, whole=whole)
+        self.controls = Controls(shown, state, self.change)
+        self.navigator = Navigator(shown, state, self.change)
+        self.sequences = Sequences(shown, state, self.change)
+        self.cards = Cards(shown, state, self.change)
+        self.views: dict[Page, Any] = {}
+        self.help = Div(name="help_text", visible=False, margin=0)
         self.root = self._layout()
-        self.root.on_change("tags", lambda _attr, _old, _new: self.change(selected=None))
+        self.root.on_change("tags", self._told)
         self._paint()
-        self.show(moved=True)
-
-    def _fixed_sources(self) -> dict[str, ColumnDataSource]:
-        """Return what tooltips say of tokens: sent once, the same for every head."""
-        tokens, sequences = self.index.tokens, self.index.sequences
-        lengths = sequences["n_tokens"].to_numpy()
-        return {
-            "tokens": ColumnDataSource(
-                {
-                    "text": tokens["text"].astype(str).tolist(),
-                    "sentence": self.shown.sequence_number.astype(np.int32),
-                    "position": tokens["position"].to_numpy(dtype=np.int32),
-                    "start": tokens["start"].to_numpy(dtype=np.int32),
-                    "end": tokens["end"].to_numpy(dtype=np.int32),
-                    "length": np.repeat(lengths, lengths).astype(np.int32),
-                }
-            ),
-            "sentences": ColumnDataSource({"text": sequences["text"].astype(str).tolist()}),
-            "place": ColumnDataSource({"name": [""]}),
-            "near": ColumnDataSource({"x": [], "y": [], "kind": [], "index": []}, syncable=False),  # the browser's own
-        }
-
-    # ---------------------------------------------------------------- widgets
-
-    def _make_widgets(self) -> None:
-        sheet = InlineStyleSheet(css=WIDGET_CSS)
-        common: dict[str, Any] = {"stylesheets": [sheet], "sizing_mode": "stretch_width", "margin": 0}
-        state = self.state
-        numbers = [str(i) for i in range(self.index.n_layers)]
-        self.layer = Select(title="Layer", value=str(state.layer), options=numbers, name="layer", **common)
-        self.head = Select(title="Head", value=str(state.head), options=self._head_options(), name="head", **common)
-        methods = [(m, METHODS.get(m, m)) for m in self.shown.methods]
-        self.method = Select(title="Map", value=self.state.method, options=methods, name="method", **common)
-        self.colour = Select(
-            title="Colour by", value=state.colour, options=self.shown.colour_labels, name="colour", **common
-        )
-        self.n_links = Slider(
-            title="Strongest pairs linked", start=0, end=1000, step=10, value=state.n_links, name="n_links", **common
-        )
-        self.threshold = Slider(
-            title="Least attention of a linked pair",
-            start=0,
-            end=1,
-            step=0.01,
-            value=state.threshold,
-            name="threshold",
-            **common,
-        )
-        self.hide = CheckboxGroup(
-            labels=list(HIDE.values()), active=[i for i, name in enumerate(HIDE) if not getattr(state, name)], **common
-        )
-        self.theme = Button(
-            label="Dark" if state.theme == "light" else "Light", width=64, stylesheets=[sheet], name="theme"
-        )
-        card = InlineStyleSheet(css=CARD_CSS)
-        cards: dict[str, Any] = {"stylesheets": [card], "sizing_mode": "stretch_width", "margin": 0}
-        self.header = Div(
-            text=words.header(self.index), stylesheets=[InlineStyleSheet(css=HEADER_CSS)], sizing_mode="stretch_width"
-        )
-        self.legend, self.head_card, self.token_card = Div(**cards), Div(**cards), Div(**cards)
-        self.hide_title = Div(text='<h2 style="margin:0">Leave out of the links</h2>', **cards)
-        self.note = Div(text=self._note(), **cards)
-        self.heads_title = Div(text=words.HEADS_TITLE, **cards)
-        self.variables = GlobalInlineStyleSheet(css=variables_css(state.theme, whole=self.whole))
-        self.sheet = InlineStyleSheet(css=root_css(state.theme))
-
-    def _note(self) -> str:
-        n, drawn = self.index.n_tokens, len(self.shown.rows)
-        if drawn == n:
-            return ""
-        return f'<p class="small muted">Drawn: {drawn:,} of {n:,} tokens, whole sequences chosen at random.</p>'
-
-    def _head_options(self) -> list[str]:
-        return [str(i) for i in range(self.index.layers[self.state.layer].n_heads)]
-
-    def _wire(self) -> None:
-        self.layer.on_change("value", lambda _attr, _old, new: self.change(layer=int(new)))
-        self.head.on_change("value", lambda _attr, _old, new: self.change(head=int(new)))
-        self.method.on_change("value", lambda _attr, _old, new: self.change(method=new))
-        self.colour.on_change("value", lambda _attr, _old, new: self.change(colour=new))
-        self.n_links.on_change("value_throttled", lambda _attr, _old, new: self.change(n_links=int(new)))
-        self.threshold.on_change("value_throttled", lambda _attr, _old, new: self.change(threshold=float(new)))
-        self.hide.on_change(
-            "active", lambda _attr, _old, new: self.change(**{n: i not in new for i, n in enumerate(HIDE)})
-        )
-        self.theme.on_click(lambda _event: self.change(theme="dark" if self.state.theme == "light" else "light"))
-        self.theme.on_change("tags", lambda _attr, _old, new: self.change(theme=new[0]))
-        self.map.on_event(Tap, self._tap)
-        self.heads.on_event(Tap, self._tap_head)
-        wait = CustomJS(args={"plot": self.map}, code=WAIT_JS)
-        self.sources["query"].js_on_change("data", wait)
-        refit = CustomJS(args={"plot": self.map, "place": self.sources["place"]}, code=REFIT_JS)
-        self.sources["place"].js_on_change("data", refit)
-        self.map.tags = [self.shown.head(self.state).name + self.state.method]
+        self.show()
 
     def _layout(self) -> LayoutDOM:
         gap = {"gap": "10px"}
-        pick = row(self.layer, self.head, sizing_mode="stretch_width", styles={"gap": "8px"}, margin=0)
-        panel = {
-            "background": "var(--card)",
-            "border": "1px solid var(--line)",
-            "border-radius": "10px",
-            "padding": "12px 14px",
-            "box-sizing": "border-box",
-        }
-        widgets = [pick, self.method, self.colour, self.n_links, self.threshold, self.hide_title, self.hide]
-        controls = column(
-            *(widgets if not self.note.text else [*widgets, self.note]),
-            sizing_mode="stretch_width",
-            styles={**panel, "gap": "7px"},
+        side = {"overflow-y": "auto", "overflow-x": "hidden", "scrollbar-width": "thin", **gap}
+        left = column(
+            *(self.controls.root, self.sequences.root, *self.navigator.parts),
+            width=272,
+            sizing_mode="stretch_height",
+            styles=side,
             margin=0,
         )
-        navigator = column(
-            self.heads_title, self.heads, sizing_mode="stretch_width", styles={**panel, "flex": "none"}, margin=0
-        )
-        side = {"overflow-y": "auto", "overflow-x": "hidden", "scrollbar-width": "thin", **gap}
-        left = column(controls, navigator, self.legend, width=272, sizing_mode="stretch_height", styles=side, margin=0)
-        right = column(self.head_card, self.token_card, width=330, sizing_mode="stretch_height", styles=side, margin=0)
-        centre = column(self.map, sizing_mode="stretch_both", styles={**panel, "padding": "6px"}, margin=0)
+        self.right = column(*self.cards.parts, width=330, sizing_mode="stretch_height", styles=side, margin=0)
+        self.centre = column(sizing_mode="stretch_both", margin=0)
+        self.variables = GlobalInlineStyleSheet(css=variables_css(self.state.theme, whole=self.whole))
+        self.sheet = InlineStyleSheet(css=root_css(self.state.theme))
         return column(
-            row(
-                self.header,
-                *self._index_choice(),
-                self.theme,
-                sizing_mode="stretch_width",
-                styles={"align-items": "center"},
-            ),
-            row(left, centre, right, sizing_mode="stretch_both", styles={**gap, "min-height": "0"}),
+            self.header.top,
+            self.header.bar,
+            row(left, self.centre, self.right, sizing_mode="stretch_both", styles={**gap, "min-height": "0"}),
+            self.help,
             sizing_mode="stretch_both",
             stylesheets=[self.variables, self.sheet],
-            styles={"padding": "8px 12px 12px", "box-sizing": "border-box", "min-height": "480px"},
-            tags=[0],
+            styles={"padding": "4px 12px 12px", "box-sizing": "border-box", "min-height": "480px"},
+            tags=["", "", 0],
             name="page",
         )
 
-    def _index_choice(self) -> list[LayoutDOM]:
-        """Return a drop-down of the indexes that are served, where there are several; choosing one opens its page."""
-        if len(self.indexes) < 2:
-            return []
-        choice = Select(
-            value=self.index.root.name,
-            options=self.indexes,
-            width=190,
-            stylesheets=[InlineStyleSheet(css=WIDGET_CSS)],
-            name="index",
-        )
-        choice.js_on_change("value", CustomJS(code=OPEN_JS))
-        return [choice]
+    def wire_document(self, doc: Document, *, asks_theme: bool) -> None:
+        """Add what runs in the browser: keys, tips, address and files."""
+        named = {"layer": self.controls.layer, "head": self.controls.head, "search": self.header.search}
+        named |= {"pages": self.header.pages, "help": self.help, "page": self.root, "notebook": not self.whole}
+        doc.js_on_event(DocumentReady, CustomJS(code=script("keys"), args=named))
+        tips = [[model, tip] for model in self.root.select({"name": str}) if (tip := self._tip(model.name))]
+        begin = {"page": self.root, "tips": tips, "asks_theme": asks_theme, "notebook": not self.whole}
+        doc.js_on_event(DocumentReady, CustomJS(code=script("begin"), args=begin))
+        if "sentence" in self.views:
+            doc.js_on_event(DocumentReady, self.draw_sentence)
+        file, address = self.header.export, self.header.title  # whose tags carry these to the browser
+        file.js_on_change("tags", CustomJS(code=script("download"), args={"file": file}))
+        self.header.help.js_on_click(CustomJS(code="help.visible = !help.visible", args={"help": self.help}))
+        if self.whole:
+            address.js_on_change("tags", CustomJS(code=script("address"), args={"address": address}))
+
+    def _tip(self, name: str | None) -> str | None:
+        return strings(self.state.language).get(f"{name}_tip")
 
     # ---------------------------------------------------------------- changes
 
-    def _tap(self, event: Tap) -> None:
-        """Choose the point that was clicked, or nothing."""
-        x_range, width = self.map.x_range, self.map.inner_width or 600
-        self.pixel = abs(float(x_range.end) - float(x_range.start)) / width  # in units of the map
-        radius = figures.CLICK_PIXELS * self.pixel
-        self.change(selected=select.nearest(self.shown, self.state, float(event.x), float(event.y), radius))
-
-    def _tap_head(self, event: Tap) -> None:
-        layer, head = round(float(event.y)), round(float(event.x))
-        if 0 <= layer < self.index.n_layers and 0 <= head < self.index.layers[layer].n_heads:
-            self.change(layer=layer, head=head)
+    def _told(self, _attr: str, _old: Any, new: list[Any]) -> None:
+        """Do what the browser says: the escape key, its wish for a dark theme, or an address gone back to."""
+        what, value = new[0], new[1]
+        if what == "escape":
+            self.change(selected=None, region=())
+        elif what == "theme":
+            self.change(theme="dark" if value == "dark" else "light")
+        elif what == "address":
+            self._set(
+                from_address(_arguments(str(value)), replace(self.first, theme=self.state.theme), self.shown),
+                push=False,
+            )
+        elif what == "view" and "sentence" in self.views:
+            self.views["sentence"].told(value)
+        elif what == "need" and "sentence" in self.views:
+            self.views["sentence"].need(int(value))
+        elif what == "go":
+            asked = from_address(_arguments(str(value)), self.state, self.shown)
+            self.change(**{f.name: getattr(asked, f.name) for f in fields(State)})
 
     def change(self, **what: Any) -> None:
-        """Take over a choice and show it; a head that the new layer does not have becomes its last one."""
+        """Take over a choice and show it; what the new layer or map does not have becomes what is nearest to it."""
         new = replace(self.state, **what)
         new = replace(new, head=min(new.head, self.index.layers[new.layer].n_heads - 1))
+        if new.dims not in self.shown.dims(new.method):
+            new = replace(new, dims=2)
+        if any(
+            getattr(new, name) != getattr(self.state, name)
+            for name in ("layer", "head", "method", "dims", "yaw", "pitch")
+        ):
+            new = replace(new, region=what.get("region", ()))  # its corners are of the map as it was
+        push = any(getattr(new, name) != getattr(self.state, name) for name in STEPS)
+        self._set(new, push=push)
+
+    def _set(self, new: State, *, push: bool) -> None:
         if new == self.state:
             return
-        old, self.state = self.state, new
+        old, self.state, self.is_pushed = self.state, new, push
+        self._held(lambda: self._show_change(old))
+
+    def _held(self, show: Callable[[], None]) -> None:
+        """Show a change in one message, so that the browser draws once."""
         document = self.root.document
         if document is None:
-            self._show_change(old)
+            show()
             return
-        document.hold("combine")  # the browser gets one message and draws once
+        document.hold("combine")
         try:
-            self._show_change(old)
+            show()
         finally:
             document.unhold()
 
     def _show_change(self, old: State) -> None:
-        new = self.state
-        self.layer.value, self.head.options, self.head.value = str(new.layer), self._head_options(), str(new.head)
-        if new.theme != old.theme:
+        if self.state.theme != old.theme:
             self._paint()
-        self.show(moved=(new.layer, new.head, new.method) != (old.layer, old.head, old.method))
+        self.show()
 
-    def show(self, *, moved: bool) -> None:
-        """Write what the state asks for into sources and cards; points are only sent when another head or map moved them."""
-        shown, state = self.shown, self.state
+    def show(self) -> None:
+        """Let every part show what the state asks for; views that are not open wait until they are."""
+        state = self.state
         self.turn += 1
-        colours = select.colouring(shown, state)
-        packed = select.packed_colours(shown, state, colours)
-        if moved:
-            for kind, points in select.points(shown, state).items():
-                columns = {"row": points.row.astype(np.int32), "x": points.x, "y": points.y, "colour": packed[kind]}
-                for i in range(select.N_TOP):
-                    columns[f"partner{i}"] = points.partner[:, i].astype(np.int32)
-                    columns[f"weight{i}"] = points.weight[:, i].astype(np.float32)
-                self.sources[kind].data = columns
-            self.sources["heads"].data = select.all_heads(shown, state)
-            self.sources["here"].data = {"layer": [state.layer], "head": [state.head]}
-            self.head_card.text = words.head_card(shown, state)
+        scene = self._scene()
+        for part in (self.header, self.controls, self.sequences, self.navigator, self.cards, self._view(state.page)):
+            part.show(scene)
+        for page, view in self.views.items():
+            view.root.visible = page == state.page
+        self.right.visible = state.page in ("map", "sentence")
+        self.header.title.tags = [urlencode(to_address(state, self.first)), self.is_pushed]
+        name, turn = self.shown.head(state).name, self.turn  # a turn always differs: what stays the same is not sent
+        self.place.data = {
+            "name": [name],
+            "map": [f"{state.method}{state.dims}"],
+            "turn": [turn],
+        }  # last: the map waits for it
+
+    def _scene(self) -> Scene:
+        """Work out what all parts show; a search that cannot be understood is told, and finds nothing."""
+        state, hits, trouble = self.state, None, ""
+        if state.search:
+            try:
+                hits = search(self.index, state.search)
+            except QKSpaceError as error:
+                trouble = str(error)
+        self._live()
+        live, said = (self.live.result, self.live.says) if self.live.asked else (None, "")
+        return Scene(
+            self.shown, state, select.colouring(self.shown, state), hits, live, trouble=trouble, live_says=said
+        )
+
+    def _live(self) -> None:
+        """Let the model read the sentence that the state asks for, if it has not, in a thread of its own."""
+        asked = (self.state.text.strip(), self.state.pair.strip())
+        if asked == self.live.asked:
+            return
+        self.live = Reading(asked)
+        if not asked[0]:
+            self.live = Reading(("", ""))
+            return
+        document = self.root.document
+
+        def arrived(future: Future[LiveSequence]) -> None:
+            if document is not None:
+                document.add_next_tick_callback(lambda: self._read(asked, future))
+
+        self.live.says = say(self.state.language, "live_loading")
+        worker_of(self.index).submit(asked[0], asked[1] or None, arrived, visitor=id(self))
+
+    def _read(self, asked: tuple[str, str], future: Future[LiveSequence]) -> None:
+        """Show what the model read, or why it did not."""
+        if asked != self.live.asked or future.cancelled():
+            return
+        error = future.exception()
+        if error is not None and not isinstance(error, QKSpaceError):
+            raise error
+        if error is not None:
+            self.live.says = str(error)
         else:
-            for kind in select.KINDS:
-                self.sources[kind].data["colour"] = packed[kind]
-        where: dict[str, Any] = {"name": shown.head(state).name, "map": state.method}
-        where |= {"layer": state.layer, "head": state.head}
-        where |= {"theme": state.theme, "turn": self.turn}  # a turn always differs: what stays the same is not sent
-        self._show_links()
-        self._show_selected({"query": colours.query, "key": colours.key})
-        self.legend.text = words.legend(colours.legend, markers=state.colour != QUERY_KEY)
-        self.token_card.text = words.token_card(shown, state)
-        self.sources["place"].data = {name: [value] for name, value in where.items()}  # last: the map waits for it
+            self.live.result = future.result()
+            self.live.says = lists.live_says(self.live.result, self.state.language)
+        self._held(self.show)
+
+    def _view(self, page: Page) -> Any:
+        """Return a view, built when it is first opened."""
+        if page not in self.views:
+            if page == "map":
+                self.views[page] = MapView(self.shown, self.state, self.change, self.place)
+            else:
+                make = {"atlas": AtlasView, "sentence": SentenceView, "head": HeadView}[page]
+                self.views[page] = make(self.shown, self.state, self.change)
+                if page == "sentence":
+                    self.draw_sentence = self.views[page].wire(self.root, self.place)
+            self.views[page].paint(self.state.theme)
+            self.centre.children = [*self.centre.children, self.views[page].root]
+        return self.views[page]
+
+    def export(self, kind: str) -> None:
+        """Hand the visitor a file of what is shown."""
+        try:
+            name, mime, content = files.make(kind, self._scene())
+        except QKSpaceError as error:
+            self.header.status.text = lists.trouble(str(error))
+            return
+        self.turn += 1
+        self.header.export.tags = [name, mime, b64encode(content).decode("ascii"), self.turn]
 
     def _paint(self) -> None:
         """Give everything the colours of the theme."""
@@ -386,45 +328,5 @@ class _Page:
         self.sheet.css = root_css(theme)
         self.variables = GlobalInlineStyleSheet(css=variables_css(theme, whole=self.whole))  # one keeps its first text
         self.root.stylesheets = [self.variables, self.sheet]
-        self.theme.label = "Dark" if theme == "light" else "Light"
-        self.n_links.bar_color = self.threshold.bar_color = THEMES[theme]["accent"]
-        for plot in (self.map, self.heads):
-            figures.paint(plot, theme)
-
-    def _show_links(self) -> None:
-        faint = 1.0 if self.state.selected is None else 0.15
-        self.sources["links"].data = _segments(select.corpus_links(self.shown, self.state), faint)
-        self.sources["own"].data = _segments(select.selected_links(self.shown, self.state), 1.0, least=0.15, width=2.5)
-
-    def _show_selected(self, colours: dict[Kind, NDArray[np.uint32]]) -> None:
-        """Draw the clicked token's sequence on top, ring the clicked point, and label it and its strongest partners."""
-        chosen = select.sequence_points(self.shown, self.state, self.pixel)
-        for kind in select.KINDS:
-            place = chosen.place[kind]
-            self.sources[f"own_{kind}"].data = {
-                "row": chosen.rows.astype(np.int32),
-                "x": place[:, 0],
-                "y": place[:, 1],
-                "colour": colours[kind][chosen.rows] | np.uint32(0xFF),
-            }
-        picked = chosen.picked
-        self.sources["picked"].data = {"x": picked[:, 0], "y": picked[:, 1]}
-        hues = {"query": QUERY_COLOUR[self.state.theme], "key": KEY_COLOUR[self.state.theme]}
-        self.sources["labels"].data = {
-            "x": chosen.label_place[:, 0],
-            "y": chosen.label_place[:, 1],
-            "text": chosen.label_text,
-            "colour": [hues[kind] for kind in chosen.label_kind],
-        }
-
-
-def _segments(links: Links, strength: float, *, least: float = 0.0, width: float = 1.2) -> dict[str, Any]:
-    """Return lines whose opacity is their attention, at least `least`, times `strength`."""
-    return {
-        "x0": links.start[:, 0],
-        "y0": links.start[:, 1],
-        "x1": links.end[:, 0],
-        "y1": links.end[:, 1],
-        "alpha": np.clip(links.attention, least, 1).astype(np.float32) * np.float32(strength),
-        "width": np.full(len(links.attention), width, dtype=np.float32),
-    }
+        for part in (self.header, self.controls, self.navigator, *self.views.values()):
+            part.paint(theme)

@@ -5,26 +5,43 @@ In: data sources that `document` fills. Out: the map of a head, and the small ch
 
 from __future__ import annotations
 
-from bokeh.events import MouseMove
+from bokeh.events import MouseMove, Pan, PanEnd, PanStart
 from bokeh.models import (
+    BoxSelectTool,
     BoxZoomTool,
     ColumnDataSource,
+    CustomAction,
     CustomJS,
     CustomJSHover,
     HoverTool,
+    LassoSelectTool,
     LinearColorMapper,
+    LinearInterpolator,
     PanTool,
     ResetTool,
     SaveTool,
+    Tool,
     WheelZoomTool,
 )
 from bokeh.palettes import Cividis256
 from bokeh.plotting import figure
 
 from qkspace.app.colours import KEY_COLOUR, LINK_COLOUR, QUERY_COLOUR
+from qkspace.app.language import say, strings
+from qkspace.app.scripts import script
+from qkspace.app.state import Language
 from qkspace.app.style import FONT, THEMES, TOOLBAR_CSS
 
 CLICK_PIXELS = 9  # how far from a point a click, or the mouse for a tooltip, may be
+TOOLS = {  # what the page calls them
+    PanTool: "pan_tip",
+    BoxZoomTool: "box_zoom_tip",
+    LassoSelectTool: "lasso_tip",
+    BoxSelectTool: "box_select_tip",
+    WheelZoomTool: "wheel_zoom_tip",
+    ResetTool: "reset_tip",
+    SaveTool: "export_png_tip",
+}
 
 TOOLTIP = f"""
 <div style="width:max-content;max-width:340px;font:13px/1.45 {FONT};background:var(--card,#fff);color:var(--ink,#1D2430);
@@ -77,18 +94,21 @@ if (format == "before" || format == "after") {
   if (format == "before") return (start > 70 ? "\u2026" : "") + sentence.slice(Math.max(0, start - 70), start).join("")
   return sentence.slice(end, end + 70).join("") + (sentence.length > end + 70 ? "\u2026" : "")
 }
-if (format == "where") return `${kind} \u00b7 ${place.data.name[0]} \u00b7 token ${t.position[row] + 1} of ${t.length[row]}`
+const fill = (sentence, values) => sentence.replace(/\\{(\\w+)\\}/g, (_, name) => values[name])
+if (format == "where") {
+  return fill(say.where, {kind: say[kind], head: place.data.name[0], i: t.position[row] + 1, n: t.length[row]})
+}
 const named = []
 for (let k = 0; k < 3; k++) {
   const other = source.data["partner" + k][i]
   if (other >= 0) named.push(`${t.text[other]} ${(100 * source.data["weight" + k][i]).toFixed(0)} %`)
 }
 if (!named.length) return ""
-return (kind == "query" ? "attends to: " : "attended by: ") + named.join(" \u00b7 ")
+return fill(kind == "query" ? say.attends : say.attended, {tokens: named.join(" \u00b7 ")})
 """
 
 
-def map_figure(sources: dict[str, ColumnDataSource], theme: str, n_points: int) -> figure:
+def map_figure(sources: dict[str, ColumnDataSource], theme: str, n_points: int, language: Language = "en") -> figure:
     """Return the map: links below, then keys, queries, the clicked token's links and labels; many points are smaller.
 
     sources: "query" and "key" (row, x, y, colour, partner0.., weight0..), "own_query" and "own_key" (x, y, colour; the
@@ -100,7 +120,7 @@ def map_figure(sources: dict[str, ColumnDataSource], theme: str, n_points: int) 
         match_aspect=True,
         output_backend="webgl",
         toolbar_location="above",
-        tools=[PanTool(), BoxZoomTool(match_aspect=True), WheelZoomTool(), ResetTool(), SaveTool()],
+        tools=_map_tools(),
         min_width=300,
         min_height=300,
         min_border_left=42,
@@ -112,15 +132,16 @@ def map_figure(sources: dict[str, ColumnDataSource], theme: str, n_points: int) 
     plot.toolbar.logo = None
     plot.toolbar.stylesheets = [TOOLBAR_CSS]
     plot.segment("x0", "y0", "x1", "y1", source=sources["links"], line_alpha="alpha", line_width="width", name="links")
-    glyphs = {}
+    plot.add_tools(_turning(plot, sources))
+    frame = plot.scatter("x", "y", source=sources["frame"], size=0.1, alpha=0, name="frame")
     small = n_points > 8_000
     for kind, marker, size in (("key", "diamond", 5 if small else 8), ("query", "circle", 3.5 if small else 5.5)):
-        glyphs[kind] = plot.scatter(
+        plot.scatter(
             "x",
             "y",
             source=sources[kind],
             marker=marker,
-            size=size,
+            size={"field": "size", "transform": LinearInterpolator(x=[0, 10], y=[0, 10 * size])},
             fill_color="colour",
             line_color=None,
             name=kind,
@@ -157,11 +178,80 @@ def map_figure(sources: dict[str, ColumnDataSource], theme: str, n_points: int) 
         y_offset=-4,
         name="labels",
     )
+    _add_live(plot, sources)
     _add_tooltips(plot, sources)
+    speak(plot, language)
     for axis_range in (plot.x_range, plot.y_range):
-        axis_range.renderers = list(glyphs.values())
+        axis_range.renderers = [frame]
         axis_range.range_padding = 0.06
     return plot
+
+
+def _map_tools() -> list[Tool]:
+    """Return the tools of the map; what a lasso or a box selects is worked out on the server, from its corners."""
+    selecting = {"renderers": [], "persistent": False}
+    return [
+        PanTool(),
+        BoxZoomTool(match_aspect=True),
+        LassoSelectTool(continuous=False, **selecting),
+        BoxSelectTool(continuous=False, **selecting),
+        WheelZoomTool(),
+        ResetTool(),
+        SaveTool(),
+    ]
+
+
+def _turning(plot: figure, sources: dict[str, ColumnDataSource]) -> CustomAction:
+    """Let a drag turn a map in space while no other tool takes drags; return the tool that turns it back."""
+    moved = [
+        source for name, source in sources.items() if name not in ("frame", "near", "tokens", "sentences", "place")
+    ]
+    turn = CustomJS(code=script("turn"), args={"plot": plot, "sources": moved, "camera": sources["camera"]})
+    for event in (PanStart, Pan, PanEnd):
+        plot.js_on_event(event, turn)
+    back = "camera.data = {...camera.data, yaw: [30], pitch: [20]}"
+    return CustomAction(
+        name="turn",
+        description="Turn back",
+        callback=CustomJS(code=back, args={"camera": sources["camera"]}),
+        visible=False,
+        icon="undo",
+    )
+
+
+def _add_live(plot: figure, sources: dict[str, ColumnDataSource]) -> None:
+    """Draw the live sentence: links, keys and queries, larger than the corpus, and its words."""
+    plot.segment(
+        *("x0", "y0", "x1", "y1"),
+        source=sources["live_links"],
+        line_alpha="alpha",
+        line_width="width",
+        name="live_links",
+    )
+    for kind, marker, size in (("key", "diamond", 13), ("query", "circle", 10)):
+        plot.scatter(
+            *("x", "y"),
+            source=sources[f"live_{kind}"],
+            marker=marker,
+            size=size,
+            line_width=1.5,
+            name=f"live_{kind}",
+        )
+    plot.text(
+        *("x", "y"),
+        text="text",
+        source=sources["live_labels"],
+        text_font_size="12px",
+        text_font={"value": "Inter, Segoe UI, Noto Sans, sans-serif"},
+        text_color="colour",
+        background_fill_alpha=0.8,
+        padding=2,
+        border_radius=3,
+        anchor="bottom_left",
+        x_offset=6,
+        y_offset=-4,
+        name="live_labels",
+    )
 
 
 def _add_tooltips(plot: figure, sources: dict[str, ColumnDataSource]) -> None:
@@ -182,7 +272,9 @@ def _add_tooltips(plot: figure, sources: dict[str, ColumnDataSource]) -> None:
     )
 
 
-def heads_figure(source: ColumnDataSource, here: ColumnDataSource, n_layers: int, n_heads: int) -> figure:
+def heads_figure(
+    source: ColumnDataSource, here: ColumnDataSource, n_layers: int, n_heads: int, language: Language = "en"
+) -> figure:
     """Return the chart of all heads, layer down and head across, coloured by how far each map can be trusted.
 
     source: layer, head, recall, size (of the square, 1 fills its place); here: layer and head of the one that is shown.
@@ -209,14 +301,31 @@ def heads_figure(source: ColumnDataSource, here: ColumnDataSource, n_layers: int
         line_color=None,
     )
     plot.rect("head", "layer", 0.98, 0.98, source=here, fill_alpha=0, line_width=2.5, name="here")
-    plot.add_tools(
-        HoverTool(renderers=[heads], tooltips="L@{layer}H@{head}: nearest key is the right one for @recall{0 %}")
-    )
-    plot.xaxis.axis_label, plot.yaxis.axis_label = "head", "layer"
+    plot.add_tools(HoverTool(renderers=[heads]))
+    speak(plot, language)
     for axis, n in ((plot.xaxis, n_heads), (plot.yaxis, n_layers)):
         axis.ticker = list(range(0, n, 1 if n <= 10 else 2 if n <= 20 else 8))
     plot.grid.visible = False
     return plot
+
+
+def speak(plot: figure, language: Language) -> None:
+    """Give a figure the words of a language."""
+    for tool in plot.tools:
+        if name := "turn_back" if tool.name == "turn" else TOOLS.get(type(tool)):
+            tool.description = say(language, name)
+    hover = plot.select_one(HoverTool)
+    if plot.name == "map":
+        names = {name: f"tooltip_{name}" for name in ("where", "attends", "attended")} | {
+            "query": "query",
+            "key": "key",
+        }
+        words = {name: strings(language)[sentence] for name, sentence in names.items()}
+        formatter = hover.formatters["@index"]
+        formatter.args = {**formatter.args, "say": words}
+    if plot.name == "heads":
+        hover.tooltips = say(language, "heads_tooltip", head="L@{layer}H@{head}", share="@recall{0 %}")
+        plot.xaxis.axis_label, plot.yaxis.axis_label = say(language, "axis_head"), say(language, "axis_layer")
 
 
 def paint(plot: figure, theme: str) -> None:
@@ -237,8 +346,11 @@ def paint(plot: figure, theme: str) -> None:
         for kind in ("query", "key"):
             hue = (QUERY_COLOUR if kind == "query" else KEY_COLOUR)[theme]
             plot.select_one({"name": f"own_{kind}"}).glyph.line_color = hue
-        plot.select_one({"name": "labels"}).glyph.background_fill_color = colours["plot"]
-        for name in ("links", "own", "picked"):
+            live = plot.select_one({"name": f"live_{kind}"}).glyph
+            live.fill_color, live.line_color = hue, colours["ink"]
+        for name in ("labels", "live_labels"):
+            plot.select_one({"name": name}).glyph.background_fill_color = colours["plot"]
+        for name in ("links", "own", "picked", "live_links"):
             plot.select_one({"name": name}).glyph.line_color = LINK_COLOUR[theme]
     if plot.name == "heads":
         plot.select_one({"name": "here"}).glyph.line_color = colours["poor"]

@@ -6,65 +6,60 @@ two states and share only what is read from disk.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from qkspace.app.colours import QUERY_KEY, Colouring, Legend, colour_tokens, colourable
+from qkspace.app.colours import QUERY_KEY, Colouring, Legend, colour_tokens, colourable, hidden_kinds
+from qkspace.app.language import say
+from qkspace.app.state import Kind, Language, State
 from qkspace.index import Head, Index, View, strongest
 from qkspace.report import verdict
 from qkspace.schema import FloatArray, IntArray, QKSpaceError
 
-Kind = Literal["query", "key"]
-Theme = Literal["light", "dark"]
+if TYPE_CHECKING:
+    from qkspace.live import LiveSequence
+    from qkspace.search import Hits
+
 KINDS: tuple[Kind, Kind] = ("query", "key")
 N_LABELS = 6  # partners of the clicked point that are labelled on the map
 MAX_TOKENS = 30_000  # drawn at once; a larger index shows whole sequences chosen at random
 LEAST_SHOWN = 0.02  # attention below which a clicked token is not joined to a partner
+FAINT = 0x1C  # alpha of what is not picked out: it fades, and does not vanish
 N_TOP = 3  # partners of a point that its tooltip lists
-FREQUENCY, NORM = "how often the token occurs", "length of the vector"  # names no column of a corpus has
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """What one visitor chose.
-
-    selected: kind ("query" or "key") and row of the clicked point; n_links strongest pairs of at least `threshold`
-    attention are linked; special, itself, first: whether links may touch special tokens, join a token to itself, or
-    touch the first token of a sequence.
-    """
-
-    layer: int = 0
-    head: int = 0
-    method: str = "pca"
-    colour: str = QUERY_KEY
-    n_links: int = 100
-    threshold: float = 0.1
-    special: bool = False
-    itself: bool = False
-    first: bool = False
-    selected: tuple[Kind, int] | None = None
-    theme: Theme = "light"
+FREQUENCY, NORM, MOD5, SEQUENCE = "how often the token occurs", "length of the vector", "position mod 5", "sequence"
+COLOUR_NAMES = {  # the names of what the page calls them
+    QUERY_KEY: "colour_query_key",
+    "kind": "colour_kind",
+    "position": "colour_position",
+    MOD5: "colour_mod5",
+    SEQUENCE: "colour_sequence",
+    NORM: "colour_norm",
+    FREQUENCY: "colour_frequency",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """The points of one kind: row, x, y and partners (point, N_TOP) with their weights; rows are of the whole index."""
+    """The points of one kind: row, place (point, dims) and partners (point, N_TOP) with their weights.
+
+    Rows are of the whole index.
+    """
 
     row: IntArray
-    x: FloatArray
-    y: FloatArray
+    place: FloatArray
     partner: IntArray
     weight: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """Lines from a query to a key: ends (link, x and y) and attention (link)."""
+    """Lines from a query to a key: ends (link, dims) and attention (link)."""
 
     start: FloatArray
     end: FloatArray
@@ -73,7 +68,7 @@ class Links:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The clicked point's sequence: rows, and place of each kind (token, 2); picked (0 or 1 point, 2); labels."""
+    """The clicked point's sequence: rows, and place of each kind (token, dims); picked (0 or 1 point, dims); labels."""
 
     rows: IntArray
     place: dict[Kind, FloatArray]
@@ -108,14 +103,11 @@ class Shown:
     @cached_property
     def colour_choices(self) -> list[str]:
         """What points can be coloured by."""
-        return [QUERY_KEY, *colourable(self.index.tokens), NORM, FREQUENCY]
+        return [QUERY_KEY, *colourable(self.index.tokens), MOD5, SEQUENCE, NORM, FREQUENCY]
 
-    @property
-    def colour_labels(self) -> list[tuple[str, str]]:
-        """The choices with what the page calls them."""
-        ours = {"kind": "kind of token", "position": "position in the sequence"}
-        mine = {QUERY_KEY, NORM, FREQUENCY}
-        return [(c, c if c in mine else ours.get(c, f"{c} (of the corpus)")) for c in self.colour_choices]
+    def colour_labels(self, language: Language = "en") -> list[tuple[str, str]]:
+        """Return the choices of colour with what the page calls them."""
+        return [(choice, colour_name(choice, language)) for choice in self.colour_choices]
 
     @cached_property
     def frequency(self) -> pd.Series[Any]:
@@ -127,6 +119,10 @@ class Shown:
     def methods(self) -> list[str]:
         """The methods that have a map in the plane, unfold before the others: the page opens with the first."""
         return sorted((method for method, dims in self.index.maps if dims == 2), key=lambda method: method != "unfold")
+
+    def dims(self, method: str) -> list[int]:
+        """The dimensions in which there is a map of a method; it can always be drawn in the plane, or not at all."""
+        return sorted(dims for name, dims in self.index.maps if name == method)
 
     def most_faithful(self) -> tuple[int, int]:
         """Return layer and head of the map that says most about the attention between ordinary words."""
@@ -141,12 +137,59 @@ class Shown:
 
     def view(self, state: State) -> View:
         """Return the chosen map."""
-        return self.head(state).projection(state.method, 2)
+        return self.head(state).projection(state.method, state.dims)
+
+    def solid(self, state: State, kind: Kind, rows: IntArray | slice) -> FloatArray:
+        """Return where rows of a kind lie on the chosen map: (row, dims)."""
+        view = self.view(state)
+        return np.asarray((view.query if kind == "query" else view.key)[rows])
+
+    def place(self, state: State, kind: Kind, rows: IntArray | slice) -> FloatArray:
+        """Return where rows of a kind lie on the screen: (row, 2); a map in space is looked at from the chosen side."""
+        return seen(self.solid(state, kind, rows), state)
 
     def sequence_rows(self, row: int) -> slice:
         """Return the rows of the sequence that a row is in."""
         i = int(self.sequence_number[row])
         return slice(int(self.index.row_starts[i]), int(self.index.row_starts[i + 1]))
+
+
+def camera(state: State) -> FloatArray:
+    """Return the directions in space that run across and up the screen: (2, 3).
+
+    yaw turns the map about its third axis, pitch tilts that axis towards the visitor; both in degrees.
+    """
+    yaw, pitch = np.deg2rad(state.yaw), np.deg2rad(state.pitch)
+    across = (np.cos(yaw), np.sin(yaw), 0.0)
+    up = (-np.sin(yaw) * np.sin(pitch), np.cos(yaw) * np.sin(pitch), np.cos(pitch))
+    return np.array([across, up])
+
+
+def seen(solid: FloatArray, state: State) -> FloatArray:
+    """Return where points of a map (point, dims) are on the screen: (point, 2)."""
+    return solid if solid.shape[-1] == 2 else np.asarray(solid @ camera(state).T, dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What all parts of a page show at one moment, worked out once: the state, its colours, hits, and the live sentence.
+
+    hits: what a search found, None without one. live: the sentence that the visitor typed, once the model has read it.
+    trouble: what is wrong with the search; live_says: how it stands with the live sentence.
+    """
+
+    shown: Shown
+    state: State
+    colours: Colouring
+    hits: Hits | None = None
+    live: LiveSequence | None = None
+    trouble: str = ""
+    live_says: str = ""
+
+    @property
+    def hit_rows(self) -> IntArray | None:
+        """The rows that a search found; None without a search."""
+        return None if self.hits is None else self.hits.rows
 
 
 @lru_cache(maxsize=8)
@@ -174,8 +217,7 @@ def all_heads(shown: Shown, state: State) -> dict[str, NDArray[Any]]:
 
 def points(shown: Shown, state: State) -> dict[Kind, Points]:
     """Return where queries and keys lie, and for each its partners: a query's top keys, a key's top queries."""
-    view, head = shown.view(state), shown.head(state)
-    rows = shown.rows
+    head, rows = shown.head(state), shown.rows
     top_key, top_attention = head.top_key[rows], head.top_attention[rows]
     here = np.where(
         top_key >= 0, np.searchsorted(rows, top_key), -1
@@ -183,8 +225,7 @@ def points(shown: Shown, state: State) -> dict[Kind, Points]:
     queries, weights = _strongest_queries(here, top_attention)
     attended_by = (np.where(queries >= 0, rows[queries], -1), weights)
     partners = {"query": (top_key[:, :N_TOP], top_attention[:, :N_TOP]), "key": attended_by}
-    kinds: tuple[tuple[Kind, FloatArray], ...] = (("query", view.query), ("key", view.key))
-    return {kind: Points(rows, place[rows, 0], place[rows, 1], *partners[kind]) for kind, place in kinds}
+    return {kind: Points(rows, shown.solid(state, kind, rows), *partners[kind]) for kind in KINDS}
 
 
 def _strongest_queries(top_key: IntArray, top_attention: FloatArray) -> tuple[IntArray, FloatArray]:
@@ -207,32 +248,123 @@ def _strongest_queries(top_key: IntArray, top_attention: FloatArray) -> tuple[In
 def colouring(shown: Shown, state: State) -> Colouring:
     """Return the colour of every row of the index, and the legend."""
     if state.colour == QUERY_KEY:
-        colours = colour_tokens(QUERY_KEY, None, state.theme)
+        colours = colour_tokens(QUERY_KEY, None, state.theme, state.language)
         n = shown.index.n_tokens
         return Colouring(np.repeat(colours.query, n), np.repeat(colours.key, n), colours.legend)
     if state.colour == FREQUENCY:
         colours = colour_tokens(FREQUENCY, shown.frequency, state.theme)
         low, high = (f"{10 ** float(end):,.0f}" for end in np.nanpercentile(shown.frequency, [1, 99]))
-        return replace(colours, legend=Legend(f"{FREQUENCY} (logarithmic)", (), low, high))
+        return replace(colours, legend=Legend(say(state.language, "legend_frequency"), (), low, high))
     if state.colour == NORM:
         head = shown.head(state)
         both = np.linalg.norm(np.concatenate([head.query, head.key]), axis=1)
-        colours = colour_tokens("length of the vector, as captured", pd.Series(both), state.theme)
+        colours = colour_tokens(say(state.language, "legend_norm"), pd.Series(both), state.theme)
         return Colouring(colours.query[: len(head.query)], colours.key[len(head.query) :], colours.legend)
+    colours = colour_tokens(state.colour, colour_values(shown, state), state.theme, state.language)
+    title = colour_name(state.colour, state.language) if state.colour in COLOUR_NAMES else state.colour
+    return replace(colours, legend=replace(colours.legend, title=title))
+
+
+def colour_name(choice: str, language: Language) -> str:
+    """Return what the page calls a choice of colour."""
+    if choice in COLOUR_NAMES:
+        return say(language, COLOUR_NAMES[choice])
+    return say(language, "colour_of_corpus", column=choice)
+
+
+def colour_values(shown: Shown, state: State) -> pd.Series[Any]:
+    """Return the values that tokens are coloured by, of every row of the index.
+
+    Raises:
+        QKSpaceError: there is no such column.
+    """
+    if state.colour == MOD5:
+        return (shown.index.tokens["position"] % 5).astype("string")
+    if state.colour == SEQUENCE:
+        return pd.Series(shown.sequence_number % 10).astype("string")
     if state.colour not in shown.colour_choices:
         raise QKSpaceError(f"No column {state.colour!r} to colour by; there are {', '.join(shown.colour_choices)}.")
-    return colour_tokens(state.colour, shown.index.tokens[state.colour], state.theme)
+    return shown.index.tokens[state.colour]
 
 
-def packed_colours(shown: Shown, state: State, colours: Colouring) -> dict[Kind, NDArray[np.uint32]]:
-    """Return the drawn points' colours with alpha: all alike, or the clicked token's sequence strong and the rest faint."""
-    rows = shown.rows
-    if state.selected is None:
-        alpha = np.full(len(rows), 0x78 if len(rows) > 4_000 else 0xA8, dtype=np.uint32)
-    else:
-        inside = shown.sequence_number[rows] == shown.sequence_number[state.selected[1]]
-        alpha = np.where(inside, 0xFF, 0x1C).astype(np.uint32)
-    return {"query": colours.query[rows] | alpha, "key": colours.key[rows] | alpha}
+def packed_colours(
+    shown: Shown, state: State, colours: Colouring, hits: IntArray | None = None
+) -> dict[Kind, NDArray[np.uint32]]:
+    """Return the drawn points' colours with alpha: all alike, or what is picked out strong and the rest faint.
+
+    Picked out is what lies in the clicked token's sequence, in the selected region, among the hits of a search and in no
+    kind that the legend hides: all of these that there are.
+    """
+    rows, packed = shown.rows, {}
+    for kind in KINDS:
+        own = colours.query if kind == "query" else colours.key
+        strong = emphasis(shown, state, kind, hits)
+        if strong is None:
+            alpha = np.full(len(rows), 0x78 if len(rows) > 4_000 else 0xA8, dtype=np.uint32)
+        else:
+            alpha = np.where(strong, 0xFF, FAINT).astype(np.uint32)
+        packed[kind] = own[rows] | alpha
+    return packed
+
+
+def emphasis(shown: Shown, state: State, kind: Kind, hits: IntArray | None = None) -> NDArray[np.bool_] | None:
+    """Return which of the drawn points of a kind are picked out: (drawn token); None where nothing is."""
+    masks = []
+    if state.selected is not None:
+        masks.append(shown.sequence_number[shown.rows] == shown.sequence_number[state.selected[1]])
+    if hits is not None:
+        masks.append(np.isin(shown.rows, hits))
+    if state.hidden:
+        masks.append(~hidden_points(shown, state, kind))
+    if state.region:
+        masks.append(inside(shown.place(state, kind, shown.rows), state.region))
+    return None if not masks else np.logical_and.reduce(masks)
+
+
+def hidden_points(shown: Shown, state: State, kind: Kind) -> NDArray[np.bool_]:
+    """Return which of the drawn points of a kind the legend hides: (drawn token)."""
+    if state.colour == QUERY_KEY:
+        return np.full(len(shown.rows), kind in state.hidden)
+    if state.colour in (NORM, FREQUENCY):
+        return np.zeros(len(shown.rows), dtype=bool)
+    return hidden_kinds(colour_values(shown, state), state.hidden)[shown.rows]
+
+
+def inside(place: FloatArray, region: Sequence[tuple[float, float]]) -> NDArray[np.bool_]:
+    """Tell which places (point, 2) lie within a polygon, by the parity of its edges to the right of each."""
+    corners = np.asarray(region, dtype=np.float64)
+    found = np.zeros(len(place), dtype=bool)
+    x, y = place[:, 0], place[:, 1]
+    for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        if y0 != y1:
+            crosses = (y0 > y) != (y1 > y)
+            found ^= crosses & (x < (x1 - x0) * (y - y0) / (y1 - y0) + x0)
+    return found
+
+
+def region_rows(shown: Shown, state: State) -> dict[Kind, IntArray]:
+    """Return the drawn rows of each kind that lie in the selected region."""
+    if not state.region:
+        return {kind: np.zeros(0, dtype=np.int64) for kind in KINDS}
+    return {kind: shown.rows[inside(shown.place(state, kind, shown.rows), state.region)] for kind in KINDS}
+
+
+def sizes(shown: Shown, state: State) -> dict[Kind, FloatArray]:
+    """Return how large the drawn points are, 1 being usual: all alike, or by the length of their vector."""
+    n = len(shown.rows)
+    if not state.by_norm:
+        return {kind: np.ones(n, dtype=np.float32) for kind in KINDS}
+    head = shown.head(state)
+    norms = {
+        "query": np.linalg.norm(head.query[shown.rows], axis=1),
+        "key": np.linalg.norm(head.key[shown.rows], axis=1),
+    }
+    found: dict[Kind, FloatArray] = {}
+    for kind in KINDS:  # each by itself: queries may all be longer than keys, as the colour by length tells
+        low, high = np.percentile(norms[kind], [1, 99])
+        share = np.clip((norms[kind] - low) / (high - low), 0, 1) if high > low else np.full(n, 0.5)
+        found[kind] = (0.5 + 1.6 * share).astype(np.float32)
+    return found
 
 
 def corpus_links(shown: Shown, state: State) -> Links:
@@ -251,13 +383,13 @@ def corpus_links(shown: Shown, state: State) -> Links:
         excluded=excluded,
         itself=state.itself,
     )
-    return _links(shown.view(state), rows[:, 0], rows[:, 1], weight)
+    return _links(shown, state, rows[:, 0], rows[:, 1], weight)
 
 
 def selected_links(shown: Shown, state: State) -> Links:
     """Return the clicked query's links to the keys it attends to, or the clicked key's to the queries that attend to it."""
     if state.selected is None:
-        none = np.zeros((0, 2), dtype=np.float32)
+        none = np.zeros((0, state.dims), dtype=np.float32)
         return Links(none, none, none[:, 0])
     kind, row = state.selected
     rows = shown.sequence_rows(row)
@@ -266,7 +398,7 @@ def selected_links(shown: Shown, state: State) -> Links:
     keep = weight >= LEAST_SHOWN
     clicked = np.full(len(others), row)
     query, key = (clicked, others) if kind == "query" else (others, clicked)
-    return _links(shown.view(state), query[keep], key[keep], weight[keep])
+    return _links(shown, state, query[keep], key[keep], weight[keep])
 
 
 def selected_attention(shown: Shown, state: State) -> FloatArray:
@@ -284,21 +416,20 @@ def sequence_points(shown: Shown, state: State, pixel: float) -> Chosen:
     pixel: size of a pixel in units of the map; a label that would lie over a stronger one's is left out.
     """
     if state.selected is None:
-        none = np.zeros((0, 2), dtype=np.float32)
+        none = np.zeros((0, state.dims), dtype=np.float32)
         return Chosen(np.zeros(0, dtype=int), {"query": none, "key": none}, none, none, [], [])
     kind, row = state.selected
     other: Kind = "key" if kind == "query" else "query"
     span = shown.sequence_rows(row)
     rows = np.arange(span.start, span.stop)
-    view = shown.view(state)
-    place: dict[Kind, FloatArray] = {"query": view.query[rows], "key": view.key[rows]}
+    place = {kind: shown.solid(state, kind, rows) for kind in KINDS}
     attention = selected_attention(shown, state)
     partners = [i for i in np.argsort(-attention, kind="stable")[:N_LABELS] if attention[i] >= LEAST_SHOWN]
     at = row - span.start
     text = shown.index.tokens["text"].iloc[rows].astype(str).tolist()
     place_of = np.concatenate([place[kind][[at]], place[other][partners]])
     texts, kinds = [text[i] for i in [at, *partners]], [kind, *[other] * len(partners)]
-    free = _without_overlap(place_of, [len(word) for word in texts], pixel)
+    free = _without_overlap(seen(place_of, state), [len(word) for word in texts], pixel)
     return Chosen(
         rows=rows,
         place=place,
@@ -307,6 +438,38 @@ def sequence_points(shown: Shown, state: State, pixel: float) -> Chosen:
         label_text=[texts[i] for i in free],
         label_kind=[kinds[i] for i in free],
     )
+
+
+def sequence_of(shown: Shown, state: State) -> int:
+    """Return the sequence of the clicked token, or the one that was asked for, or the first."""
+    tokens = shown.index.tokens["sequence"]
+    if state.selected is not None:
+        return int(tokens.iloc[state.selected[1]])
+    return int(tokens.iloc[0]) if state.sequence is None else state.sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """The live sentence on the map: place of each kind (token, dims), links, and the text of each token."""
+
+    place: dict[Kind, FloatArray]
+    links: Links
+    text: list[str]
+
+
+def live_points(scene: Scene) -> Live:
+    """Return where the live sentence lies on the chosen map, and the strongest key of each of its queries."""
+    state = scene.state
+    none = np.zeros((0, state.dims), dtype=np.float32)
+    if scene.live is None:
+        return Live({"query": none, "key": none}, Links(none, none, none[:, 0]), [])
+    from qkspace.live import place
+
+    placed = place(scene.shown.index, scene.live, state.layer, state.head, state.method, state.dims)
+    attention = scene.live.attention(state.layer, state.head)
+    rows, columns = np.arange(len(attention)), attention.argmax(axis=1)
+    links = Links(placed.query, placed.key[columns], attention[rows, columns])
+    return Live({"query": placed.query, "key": placed.key}, links, scene.live.tokens["text"].astype(str).tolist())
 
 
 def _without_overlap(place: FloatArray, n_characters: list[int], pixel: float) -> list[int]:
@@ -320,8 +483,8 @@ def _without_overlap(place: FloatArray, n_characters: list[int], pixel: float) -
     return free
 
 
-def _links(view: View, query: IntArray, key: IntArray, attention: FloatArray) -> Links:
-    return Links(view.query[query], view.key[key], np.asarray(attention))
+def _links(shown: Shown, state: State, query: IntArray, key: IntArray, attention: FloatArray) -> Links:
+    return Links(shown.solid(state, "query", query), shown.solid(state, "key", key), np.asarray(attention))
 
 
 def nearest(shown: Shown, state: State, x: float, y: float, radius: float) -> tuple[Kind, int] | None:
@@ -329,12 +492,11 @@ def nearest(shown: Shown, state: State, x: float, y: float, radius: float) -> tu
 
     While a sequence is picked out, its points come before the faint ones around them.
     """
-    view = shown.view(state)
     best: list[tuple[bool, float, Kind, int]] = []
     picked = None if state.selected is None else shown.sequence_number[state.selected[1]]
-    kinds: tuple[tuple[Kind, FloatArray], ...] = (("query", view.query), ("key", view.key))
-    for kind, place in kinds:
-        distance = np.hypot(place[shown.rows, 0] - x, place[shown.rows, 1] - y)
+    for kind in KINDS:
+        place = shown.place(state, kind, shown.rows)
+        distance = np.hypot(place[:, 0] - x, place[:, 1] - y)
         near = np.flatnonzero(distance <= radius)
         best += [
             (bool(shown.sequence_number[shown.rows[i]] != picked), float(distance[i]), kind, int(shown.rows[i]))

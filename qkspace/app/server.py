@@ -12,18 +12,26 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
 from bokeh.document import Document
 from bokeh.models import Div, GlobalInlineStyleSheet, InlineStyleSheet
 
 from qkspace import store
 from qkspace.app.document import make_document
-from qkspace.app.select import Theme
 from qkspace.app.style import FONT
 from qkspace.console import Console
 from qkspace.index import Index
 from qkspace.schema import QKSpaceError
 
+PLAIN_CSS = f"""
+:host {{ color: CanvasText; font: 14px/1.5 {FONT}; overflow-wrap: anywhere; }}
+p {{ max-width: 60em; }}
+table {{ border-collapse: collapse; }}
+th, td {{ text-align: left; padding: 6px 14px 6px 0; border-bottom: 1px solid color-mix(in srgb, CanvasText 20%, transparent);
+ vertical-align: top; max-width: 26em; }}
+td.wrong {{ color: color-mix(in srgb, CanvasText 70%, red); }}
+"""
 OUT = Path("out")  # where indexes are looked for when none is named
 
 
@@ -47,21 +55,65 @@ def find_indexes(folder: Path = OUT) -> list[Path]:
 def fill(doc: Document, roots: Sequence[Path], arguments: Mapping[str, Sequence[bytes]]) -> None:
     """Fill a visitor's document by what their address asks for (?index=NAME&layer=3&head=5&theme=dark).
 
-    An address is a stranger's word: what it names is looked up among what is served, and an error becomes a page.
+    Where no index was named when the server was started, an address that names none gets a list of those in `OUT`. An
+    address is a stranger's word: what it names is looked up among what is served, and an error becomes a page.
     """
     try:
+        name = _text(arguments, "index")
+        if not roots and name is None:
+            list_indexes(doc, OUT)
+            return
         served = list(roots) or find_indexes()
-        index = open_shared(_chosen(served, _text(arguments, "index")))
-        layer, head = _number(arguments, "layer"), _number(arguments, "head")
-        make_document(doc, index, layer=layer, head=head, theme=_theme(arguments), indexes=[r.name for r in served])
+        index = open_shared(_chosen(served, name))
+        make_document(doc, index, arguments=arguments, indexes=[r.name for r in served])
     except QKSpaceError as error:
         doc.title = "qkspace"
-        sheets = [
-            GlobalInlineStyleSheet(css=":root { color-scheme: light dark; }"),
-            InlineStyleSheet(css=f":host {{ color: CanvasText; font: 14px/1.5 {FONT}; overflow-wrap: anywhere; }}"),
-        ]
-        text = f"<h2>qkspace</h2><p>{escape(str(error))}</p>"
-        doc.add_root(Div(text=text, styles={"margin": "40px", "max-width": "60em"}, stylesheets=sheets))
+        _plain_page(doc, f"<h2>qkspace</h2><p>{escape(str(error))}</p>")
+
+
+def _plain_page(doc: Document, text: str) -> None:
+    sheets = [
+        GlobalInlineStyleSheet(css=":root { color-scheme: light dark; }"),
+        InlineStyleSheet(css=PLAIN_CSS),
+    ]
+    doc.add_root(Div(text=text, styles={"margin": "40px"}, stylesheets=sheets, sizing_mode="stretch_width"))
+
+
+def list_indexes(doc: Document, folder: Path) -> None:
+    """Fill a document with the list of all indexes in a folder, also those that cannot be opened, and why.
+
+    Raises:
+        QKSpaceError: there is none.
+    """
+    entries = [_entry(root) for root in find_indexes(folder)]
+    if not entries:
+        _chosen([], None)
+    rows = "".join(entries)
+    titles = "".join(
+        f"<th>{title}</th>" for title in ("index", "model", "corpus", "tokens", "heads", "maps", "on disk", "made")
+    )
+    doc.title = "qkspace"
+    _plain_page(
+        doc, f"<h2>qkspace</h2><p>Indexes in <code>{escape(str(folder.resolve()))}</code>:</p>"
+        f"<table><tr>{titles}</tr>{rows}</table>"
+    )  # fmt: skip
+
+
+def _entry(root: Path) -> str:
+    """Return a row of the list: what an index is of, or what is wrong with it."""
+    name = escape(root.name)
+    try:
+        index = open_shared(root)
+    except QKSpaceError as error:
+        return f'<tr><td>{name}</td><td colspan="7" class="wrong">{escape(str(error))}</td></tr>'
+    corpus = " + ".join(source["source"].rsplit("/", 1)[-1] for source in index.manifest["made_from"]["corpus"])
+    size = sum(record["bytes"] for record in index.manifest["files"].values())
+    maps = ", ".join(f"{method} {dims}-D" for method, dims in index.maps)
+    heads = f"{index.n_layers} \u00d7 {index.n_heads}"
+    made = str(index.manifest.get("created", ""))[:10]
+    texts = (index.model_name, corpus, f"{index.n_tokens:,}", heads, maps, f"{size / 1e6:,.0f} MB", made)
+    cells = "".join(f"<td>{escape(text)}</td>" for text in texts)
+    return f'<tr><td><a href="?index={quote(root.name)}">{name}</a></td>{cells}</tr>'
 
 
 def _chosen(roots: list[Path], name: str | None) -> Path:
@@ -87,21 +139,6 @@ def _chosen(roots: list[Path], name: str | None) -> Path:
 def _text(arguments: Mapping[str, Sequence[bytes]], name: str) -> str | None:
     values = arguments.get(name)
     return values[0].decode("utf-8", "replace") if values else None
-
-
-def _number(arguments: Mapping[str, Sequence[bytes]], name: str) -> int | None:
-    text = _text(arguments, name)
-    if text is not None and not (text.isdecimal() and len(text) < 10):
-        raise QKSpaceError(f"The address asks for {name} {text!r}; expected a number.")
-    return None if text is None else int(text)
-
-
-def _theme(arguments: Mapping[str, Sequence[bytes]]) -> Theme | None:
-    text = _text(arguments, "theme")
-    themes: dict[str | None, Theme | None] = {"light": "light", "dark": "dark", None: None}
-    if text not in themes:
-        raise QKSpaceError(f"The address asks for theme {text!r}; there are light and dark.")
-    return themes[text]
 
 
 def serve(roots: Sequence[Path], *, port: int, address: str, show: bool, console: Console) -> None:

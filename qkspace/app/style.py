@@ -78,10 +78,18 @@ select.bk-input {{ appearance: auto !important; background-image: none !importan
 input[type=checkbox] {{ accent-color: var(--accent); }}
 """
 
+PANEL = {
+    "background": "var(--card)",
+    "border": "1px solid var(--line)",
+    "border-radius": "10px",
+    "padding": "12px 14px",
+    "box-sizing": "border-box",
+}
+
 TOOLBAR_CSS = ".bk-divider { background-color: var(--line) !important; }"
 
 CARD_CSS = f"""
-:host {{ color: var(--ink); font: 13px/1.45 {FONT}; display: block; width: 100%; }}
+:host {{ color: var(--ink); font: 13px/1.45 {FONT}; width: 100%; }}
 .bk-clearfix {{ width: 100%; }}
 .card {{
   background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px 14px; box-sizing: border-box;
@@ -113,6 +121,17 @@ td.name {{ color: var(--muted); }}
 .token.clicked {{ outline: 2px solid var(--ink); outline-offset: 0; font-weight: 650; }}
 .token.special {{ font-size: 11px; }}
 .bar {{ height: 8px; border-radius: 4px; min-width: 1px; }}
+button.link, button.entry {{ border: 0; background: none; padding: 0; font: inherit; cursor: pointer; text-align: left; }}
+button.link {{ color: var(--accent); }}
+button.link:hover {{ text-decoration: underline; }}
+button.link:focus-visible, button.entry:focus-visible {{ outline: 2px solid var(--accent); outline-offset: 1px; }}
+button.entry {{ color: inherit; width: 100%; }}
+ul.plain {{ list-style: none; margin: 0; padding: 0; }}
+ul.plain > li {{ padding: 3px 0; border-top: 1px solid var(--line); }}
+ul.plain > li:first-child {{ border-top: 0; }}
+.chip {{ display: inline-block; background: var(--field); border: 1px solid var(--line); border-radius: 8px; padding: 0 6px; }}
+.scroll {{ max-height: 260px; overflow-y: auto; scrollbar-width: thin; }}
+td.text {{ max-width: 150px; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }}
 details > summary {{ cursor: pointer; color: var(--muted); font-size: 12px; }}
 code {{ font-size: 12px; }}
 kbd {{ border: 1px solid var(--line); border-radius: 4px; padding: 0 4px; font: 11px {FONT}; background: var(--field); }}

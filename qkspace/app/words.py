@@ -1,20 +1,25 @@
 """Words: what the page says, as small pieces of HTML.
 
-In: records of the index and of `select`. Out: HTML in which every text of the corpus is escaped. Draws no points.
+In: records of the index and of `select`. Out: HTML in the visitor's language, in which every text of the corpus is escaped;
+so is every sentence, but for those whose name ends in `_html`. Draws no points.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 import numpy as np
 from bokeh.palettes import Cividis256
 
 from qkspace.app.colours import KEY_COLOUR, QUERY_COLOUR, Legend
-from qkspace.app.select import LEAST_SHOWN, Shown, State, selected_attention
-from qkspace.report import in_words, margin_in_words, verdict
+from qkspace.app.language import say, strings
+from qkspace.app.select import LEAST_SHOWN, Shown, selected_attention
+from qkspace.app.state import Language, State
+from qkspace.report import verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,109 +29,188 @@ if TYPE_CHECKING:
     from qkspace.normalise import Gauge
 
 SENTENCE_TOKENS = 160  # shown of the clicked token's sequence, around it
-MATRICES = {"identity": "", "balanced": "both clouds given the same spread in every direction, "}
-TRANSLATIONS = {
-    "none": "keys not moved",
-    "centroid": "keys moved onto the centre of the queries",
-    "sphere": "keys moved so that they lie as near to a sphere as they can",
-}
-EXPLAIN = {
-    "entropy": ("entropy", "how spread out the head's attention is, in nats; beside it, equal attention to all"),
-    "attention_to_special": ("to special tokens", "share of attention that goes to [CLS], [SEP], <s> and the like"),
-    "attention_to_first": ("to the first token", "share of attention that goes to the first token of the sequence"),
-    "attention_to_previous": ("to the previous token", "share of attention to the token just before"),
-    "attention_to_next": ("to the next token", "share of attention to the token just after"),
-    "attention_to_self": ("to itself", "share of attention of a token to itself"),
-    "attention_distance": ("mean distance", "how many tokens away attention goes, on average"),
-}
-
-SCORE_NAMES = {
-    "recall1": "nearest key is the most attended",
-    "recall3": "most attended among 3 nearest",
-    "recall1_content": "the first, ordinary words alone",
-    "recall3_content": "the second, ordinary words alone",
-    "attention_kl": "nats lost (attention KL)",
-    "weighted_correlation": "weighted correlation (-1 best)",
-    "spearman": "rank correlation (-1 best)",
-    "trustworthiness": "trustworthiness of the map",
-}
-SCALE = ", ".join(Cividis256[i] for i in range(0, 256, 15))
-HEADS_TITLE = (
-    '<h2 style="margin:0 0 2px">All heads (click to open)</h2><div class="small muted">Tokens whose nearest key is '
-    f'right:</div><div class="between small muted" style="gap:6px"><span>none</span><span class="scale" '
-    f'style="flex:1;background:linear-gradient(90deg, {SCALE})"></span><span>all</span></div>'
-    '<div class="small muted">Small square: poor or not scored, do not believe that map.</div>'
+STATISTICS = (  # of a head, as its card lists them
+    "entropy",
+    "attention_to_special",
+    "attention_to_first",
+    "attention_to_previous",
+    "attention_to_next",
+    "attention_to_self",
+    "attention_distance",
 )
+SCORES = (  # of a map, as its card lists them
+    "recall1",
+    "recall3",
+    "recall1_content",
+    "recall3_content",
+    "attention_kl",
+    "weighted_correlation",
+    "spearman",
+    "trustworthiness",
+)
+FAINT = ";opacity:.35"  # of what the legend hides
+SCALE = ", ".join(Cividis256[i] for i in range(0, 256, 15))
 
 
-def header(index: Index) -> str:
+def plain(language: Language, name: str, /, **values: Any) -> str:
+    """Return a sentence as HTML that shows it as it is, whatever is filled in."""
+    return escape(say(language, name, **values))
+
+
+def explained(language: Language, name: str) -> str:
+    """Return what a score or statistic is called, as HTML that says what it means when one points at it."""
+    return f'<span class="why" title="{plain(language, f"{name}_tip")}">{plain(language, name)}</span>'
+
+
+def heads_title(language: Language = "en") -> str:
+    """Say what the chart of all heads shows."""
+    return (
+        f'<h2 style="margin:0 0 2px" title="{plain(language, "heads_title_tip")}">{plain(language, "heads_title")}</h2>'
+        f'<div class="small muted">{plain(language, "heads_scale")}</div>'
+        f'<div class="between small muted" style="gap:6px"><span>{plain(language, "heads_none")}</span><span class="scale" '
+        f'style="flex:1;background:linear-gradient(90deg, {SCALE})"></span><span>{plain(language, "heads_all")}</span></div>'
+        f'<div class="small muted">{plain(language, "heads_small")}</div>'
+    )
+
+
+def header(index: Index, language: Language = "en") -> str:
     """Say which model and corpus the page shows."""
     corpus = " + ".join(escape(source["source"].rsplit("/", 1)[-1]) for source in index.manifest["made_from"]["corpus"])
-    return (
-        f'<div class="line"><span class="brand">qk<span>space</span></span>'
-        f'<span class="what"><b>{escape(index.model_name)}</b> '
-        f"reading <b>{corpus}</b> &middot; {index.n_layers} layers &times; {index.n_heads} heads &middot; "
-        f"{index.n_tokens:,} tokens of {len(index.sequences):,} sequences</span></div>"
+    what = say(
+        language,
+        "header_html",
+        model=escape(index.model_name),
+        corpus=corpus,
+        n_layers=index.n_layers,
+        n_heads=index.n_heads,
+        n_tokens=index.n_tokens,
+        n_sequences=len(index.sequences),
     )
+    return f'<div class="line"><span class="brand">qk<span>space</span></span><span class="what">{what}</span></div>'
 
 
-def head_card(shown: Shown, state: State) -> str:
-    """Say how far the map of a head can be trusted, what the head does, and how its vectors were normalised."""
+# ---------------------------------------------------------------- how far a map can be trusted
+
+
+def head_card(shown: Shown, state: State, *, opened: bool = False) -> str:
+    """Say how far the map of a head can be trusted, what the head does, and how its vectors were normalised.
+
+    opened: whether all scores are shown without a click.
+    """
+    language = state.language
     view, head = shown.view(state), shown.head(state)
-    scores, reason = view.scores, view.reason
-    word = "not scored" if scores is None else verdict(scores.recall1, scores.recall1_content)
+    kv = ""
+    if head.spec.n_kv_heads != head.spec.n_heads:
+        kv = f'<p class="small muted">{plain(language, "kv_head", kv_head=head.kv_head)}</p>'
     table = shown.head_table
     row = table[(table["layer"] == state.layer) & (table["head"] == state.head)].iloc[0]
-    trust = "".join(f"<p>{escape(sentence)}</p>" for sentence in in_words(scores, reason))
-    if margin := margin_in_words(scores):
-        trust += f'<p class="small muted">{escape(margin)}</p>'
-    if scores is not None and word == "poor":
-        about = "" if verdict(scores.recall1, math.nan) == "poor" else " about ordinary words"
-        trust = (
-            f'<p class="poor"><b>Do not believe this map{about}:</b> what is near is often not what is attended to. Look at '
-            f"the links and the sentence instead.</p>{trust}"
-        )
     statistics = "".join(
-        f'<tr><td class="name"><span class="why" title="{escape(explanation)}">{name}</span></td>'
-        f'<td class="number">{_statistic(row, column)}</td></tr>'
-        for column, (name, explanation) in EXPLAIN.items()
+        f'<tr><td class="name">{explained(language, f"stat_{column}")}</td>'
+        f'<td class="number">{_statistic(language, row, column)}</td></tr>'
+        for column in STATISTICS
     )
-    badge = f'<span class="badge {word if word in ("good", "fair", "poor") else "muted"}">{"no" if reason else word} map</span>'
-    kv = (
-        f'<p class="small muted">It reads key head {head.kv_head} of its layer.</p>'
-        if head.spec.n_kv_heads != head.spec.n_heads
-        else ""
-    )
+    title = plain(language, "layer_head", layer=state.layer, head=state.head)
     return (
-        f'<div class="card"><div class="between"><span class="title">Layer {state.layer}, head {state.head}</span>{badge}</div>'
-        f'<div style="margin-top:8px">{kv}{trust}</div>'
-        f'<h2 style="margin-top:10px">What the head looks at, over the whole corpus</h2><table>{statistics}</table>'
-        f"{'' if reason else _placing(view)}</div>"
+        f'<div class="card"><div class="between"><span class="title">{title}</span>'
+        f"{_badge(language, view.scores, view.reason)}</div>"
+        f'<div style="margin-top:8px">{kv}{_trust(language, view.scores, view.reason)}</div>'
+        f'<h2 style="margin-top:10px">{plain(language, "what_the_head_does")}</h2><table>{statistics}</table>'
+        f"{'' if view.reason else _placing(language, view, opened)}</div>"
     )
 
 
-def _placing(view: View) -> str:
+def verdict_of(scores: Scores | None) -> str:
+    """Return good, fair, poor or not scored: how far a map can be trusted."""
+    return "not scored" if scores is None else verdict(scores.recall1, scores.recall1_content)
+
+
+def _badge(language: Language, scores: Scores | None, reason: str | None) -> str:
+    word = verdict_of(scores)
+    name = "no_map" if reason else word.replace(" ", "_")
+    look = word if word in ("good", "fair", "poor") else "muted"
+    return (
+        f'<span class="badge {look}" title="{plain(language, "badge_tip")}">{plain(language, f"badge_{name}")}</span>'
+    )
+
+
+def _trust(language: Language, scores: Scores | None, reason: str | None) -> str:
+    """Say how far a map can be trusted, with a warning first where it must not be believed."""
+    trust = "".join(f"<p>{escape(sentence)}</p>" for sentence in in_words(scores, reason, language))
+    if margin := margin_in_words(scores, language):
+        trust += f'<p class="small muted">{escape(margin)}</p>'
+    if scores is None or verdict_of(scores) != "poor":
+        return trust
+    name = "not_to_believe" if verdict(scores.recall1, math.nan) == "poor" else "not_to_believe_words"
+    return f'<p class="poor"><b>{plain(language, name)}</b> {plain(language, "not_to_believe_why")}</p>{trust}'
+
+
+def in_words(scores: Scores | None, reason: str | None = None, language: Language = "en") -> list[str]:
+    """Say what the scores of a map mean to somebody who does not know them; `reason`: why there is no map."""
+    if reason:
+        return [say(language, "trust_no_map", reason=reason)]
+    if scores is None:
+        return [say(language, "trust_single")]
+    if math.isnan(scores.recall1):
+        return [say(language, "trust_no_choice")]
+    lines = [say(language, "trust_all", share=_share(language, scores.recall1))]
+    if not math.isnan(scores.recall1_content):
+        lines.append(say(language, "trust_content", share=_share(language, scores.recall1_content)))
+    if not math.isnan(scores.no_map_recall1):
+        share, content = (_share(language, s) for s in (scores.no_map_recall1, scores.no_map_recall1_content))
+        alone = "" if math.isnan(scores.no_map_recall1_content) else "_content"
+        lines.append(say(language, f"trust_no_projection{alone}", share=share, content=content))
+    loss = "little" if scores.attention_kl < 0.25 else "some" if scores.attention_kl < 0.75 else "much"
+    return [*lines, say(language, f"trust_kl_{loss}", kl=scores.attention_kl)]
+
+
+def margin_in_words(scores: Scores | None, language: Language = "en") -> str:
+    """Say between what the shares would lie had other sequences been drawn (95 % interval); nothing where it is unknown."""
+    if scores is None or math.isnan(scores.recall1_low):
+        return ""
+    ends = {"low": 100 * scores.recall1_low, "high": 100 * scores.recall1_high}
+    if math.isnan(scores.recall1_content_low):
+        return say(language, "margin", **ends)
+    content = {"content_low": 100 * scores.recall1_content_low, "content_high": 100 * scores.recall1_content_high}
+    return say(language, "margin_content", **ends, **content)
+
+
+def _share(language: Language, share: float) -> str:
+    if math.isnan(share):
+        return say(language, "share_unknown")
+    tenths = round(10 * share)
+    if share >= 0.95 or tenths == 0:
+        return say(language, "share_nearly_all" if tenths else "share_almost_none")
+    return say(language, "share_in_ten", tenths=tenths)
+
+
+# ---------------------------------------------------------------- how vectors were placed
+
+
+def _placing(language: Language, view: View, opened: bool) -> str:
     """Say how the vectors were normalised, and every score of the map."""
     return (
-        "<details style='margin-top:8px'><summary>How queries and keys were placed</summary>"
-        f'<p class="small muted" style="margin-top:6px">{gauge_words(view.gauge)}</p>'
-        f"{gauge_curves(view.gauge)}{_score_table(view.scores)}</details>"
+        f"<details style='margin-top:8px'{' open' if opened else ''}><summary>{plain(language, 'placing')}</summary>"
+        f'<p class="small muted" style="margin-top:6px">{escape(gauge_words(view.gauge, language))}</p>'
+        f"{gauge_curves(view.gauge, language)}{_score_table(language, view.scores)}</details>"
     )
 
 
-def gauge_words(gauge: Gauge) -> str:
+def gauge_words(gauge: Gauge, language: Language = "en") -> str:
     """Say what was done to the vectors before the projection; attention is the same before and after."""
-    scale = "" if abs(math.log(gauge.scale)) < 1e-9 else f"queries divided and keys multiplied by {gauge.scale:.3g}, "
-    done = f"{MATRICES.get(gauge.matrix_name, '')}{scale}{TRANSLATIONS[gauge.translation_name]}"
-    why = (
-        "; it was chosen because it makes distance on the map follow attention most closely"
-        if gauge.curve_names
-        else ""
-    )
-    return f"{done[0].upper()}{done[1:]}. None of this changes attention{why}."
+    parts = [] if gauge.matrix_name == "identity" else [say(language, f"gauge_matrix_{gauge.matrix_name}")]
+    if abs(math.log(gauge.scale)) >= 1e-9:
+        parts.append(say(language, "gauge_scale", scale=gauge.scale))
+    done = say(language, "list_comma").join([*parts, say(language, f"gauge_translation_{gauge.translation_name}")])
+    chosen = "_chosen" if gauge.curve_names else ""
+    return say(language, f"gauge_unchanged{chosen}", done=f"{done[0].upper()}{done[1:]}")
 
 
-def gauge_curves(gauge: Gauge) -> str:
+def _candidate(language: Language, name: str) -> str:
+    """Return what the page calls a choice of matrix and translation, such as balanced/sphere."""
+    return "/".join(strings(language).get(f"gauge_name_{part}", part) for part in name.split("/"))
+
+
+def gauge_curves(gauge: Gauge, language: Language = "en") -> str:
     """Draw what the normalisation was chosen by: correlation of logit and distance against c, a line a candidate."""
     if not gauge.curve_names:
         return ""
@@ -146,95 +230,109 @@ def gauge_curves(gauge: Gauge) -> str:
     ):
         points = " ".join(place(float(s), float(v)) for s, v in zip(line_steps, line, strict=True))
         style = "var(--accent)" if name == chosen else "var(--line)"
+        says = plain(language, "gauge_curve", name=_candidate(language, name), best=float(line.min()))
         lines += (
             f'<polyline points="{points}" fill="none" stroke="{style}" stroke-width="{2 if name == chosen else 1.5}">'
-            f"<title>{escape(name)}: {float(line.min()):.2f} at best</title></polyline>"
+            f"<title>{says}</title></polyline>"
         )
+    says = plain(language, "gauge_curves", best=least, chosen=_candidate(language, chosen))
     return (
-        '<p class="small muted" style="margin:8px 0 2px">Correlation of logit and distance on the PCA map (down is better, '
-        f"{least:.2f} at best) against c, from half to twice the c of equal spread; one line for each choice of matrix and "
-        f'translation, the chosen one dark: {escape(chosen)}.</p><svg viewBox="0 0 {width:g} {height:g}" '
-        f'style="width:100%;max-width:320px" role="img" aria-label="correlation against c">{lines}</svg>'
+        f'<p class="small muted" style="margin:8px 0 2px">{says}</p><svg viewBox="0 0 {width:g} {height:g}" '
+        f'style="width:100%;max-width:320px" role="img" aria-label="{plain(language, "gauge_curves_label")}">{lines}</svg>'
     )
 
 
-def _score_table(scores: Scores | None) -> str:
+def _score_table(language: Language, scores: Scores | None) -> str:
     if scores is None:
         return ""
     cells = "".join(
-        f'<tr><td class="name">{title}</td>'
-        + "".join(f'<td class="number{look}">{text}</td>' for look, text in _score_cells(scores, name))
+        f'<tr><td class="name">{explained(language, f"score_{name}")}</td>'
+        + "".join(f'<td class="number{look}">{text}</td>' for look, text in _score_cells(language, scores, name))
         + "</tr>"
-        for name, title in SCORE_NAMES.items()
+        for name in SCORES
     )
+    measured = plain(language, "scores_measured", n_queries=scores.n_queries, n_sequences=scores.n_sequences)
     return (
-        f'<p class="small muted">Measured on {scores.n_queries:,} tokens of {scores.n_sequences:,} sequences that the map '
-        'was not fitted on.</p><table><tr class="muted"><td></td><td class="number">map</td><td class="number">95 %</td>'
-        f'<td class="number"><span class="why" title="distance in the full space, before the projection">no map</span></td>'
-        f"</tr>{cells}</table>"
+        f'<p class="small muted">{measured}</p><table><tr class="muted"><td></td>'
+        f'<td class="number">{plain(language, "scores_map")}</td>'
+        f'<td class="number">{explained(language, "scores_interval")}</td>'
+        f'<td class="number">{explained(language, "scores_no_map")}</td></tr>{cells}</table>'
     )
 
 
-def _score_cells(scores: Scores, name: str) -> list[tuple[str, str]]:
+def _score_cells(language: Language, scores: Scores, name: str) -> list[tuple[str, str]]:
     """Return class and text of a score, its interval and the score of no map; empty where there is none."""
     low, high, no_map = (getattr(scores, of, math.nan) for of in (f"{name}_low", f"{name}_high", f"no_map_{name}"))
     value = getattr(scores, name)
     return [
         ("", "-" if math.isnan(value) else f"{value:.2f}"),
-        (" muted", "" if math.isnan(low) else f"{low:.2f} to {high:.2f}"),
+        (" muted", "" if math.isnan(low) else plain(language, "interval", low=low, high=high)),
         (" muted", "" if math.isnan(no_map) else f"{no_map:.2f}"),
     ]
 
 
-def _statistic(row: pd.Series, column: str) -> str:
+def _statistic(language: Language, row: pd.Series, column: str) -> str:
     value = float(row[column])
     if math.isnan(value):
         return "-"
     if column == "entropy":
-        return f"{value:.2f} <span class='muted'>of {float(row['entropy_uniform']):.2f}</span>"
+        most = plain(language, "entropy_of", uniform=float(row["entropy_uniform"]))
+        return f"{value:.2f} <span class='muted'>{most}</span>"
     if column == "attention_distance":
-        return f"{value:.1f} tokens"
+        return plain(language, "tokens_unit", value=value)
     return f"{100 * value:.0f} %"
 
 
-def legend(what: Legend, *, markers: bool) -> str:
-    """Explain the colours; `markers` adds how queries are told from keys when colour does not."""
-    title = f"<h2>Colour: {escape(what.title)}</h2>"
+# ---------------------------------------------------------------- colours and the clicked token
+
+
+def legend(what: Legend, *, markers: bool, hidden: Sequence[str] = (), language: Language = "en") -> str:
+    """Explain the colours; `markers` adds how queries are told from keys when colour does not.
+
+    hidden: kinds that are drawn faint. A click on an entry hides its kind, or shows it again: data-go is the address.
+    """
+    title = f"<h2>{plain(language, 'legend_title', title=what.title)}</h2>"
     if what.continuous:
         body = (
             f'<div class="scale" style="background:linear-gradient(90deg, {SCALE})"></div>'
-            f'<div class="between small muted"><span>{escape(what.low)} or less</span>'
-            f"<span>{escape(what.high)} or more</span></div>"
+            f'<div class="between small muted"><span>{plain(language, "legend_low", value=what.low)}</span>'
+            f"<span>{plain(language, 'legend_high', value=what.high)}</span></div>"
         )
     else:
+        tip = plain(language, "hidden_tip")
         entries = "".join(
-            f'<div class="entry"><span class="swatch{" key" if i and what.title == "Query and key" else ""}" '
+            f'<div class="entry" role="button" tabindex="0" aria-pressed="{"true" if kind in hidden else "false"}" '
+            f'title="{tip}" data-go="{_toggled(kind, hidden)}" style="cursor:pointer{FAINT if kind in hidden else ""}">'
+            f'<span class="swatch{" key" if kind == "key" and not markers else ""}" '
             f'style="background:{colour}"></span><span class="label" title="{escape(name)}">{escape(name)}</span>'
             f'<span class="count">{"" if count < 0 else f"{count:,}"}</span></div>'
-            for i, (name, colour, count) in enumerate(what.entries)
+            for kind, (name, colour, count) in zip(what.kinds, what.entries, strict=True)
         )
         body = f'<div class="entries{" two" if len(what.entries) > 4 else ""}">{entries}</div>'
     if markers:
+        grey = 'style="background:var(--muted)"'
         body += (
-            '<div class="entry small muted" style="margin-top:4px"><span class="swatch" style="background:var(--muted)"></span>'
-            'query<span style="width:14px"></span><span class="swatch key" style="background:var(--muted)"></span>key</div>'
+            f'<div class="entry small muted" style="margin-top:4px"><span class="swatch" {grey}></span>'
+            f'{plain(language, "query")}<span style="width:14px"></span>'
+            f'<span class="swatch key" {grey}></span>{plain(language, "key")}</div>'
         )
-    body += (
-        '<p class="small muted" style="margin:6px 0 0">Only nearness counts: the axes mean nothing by themselves. The stronger '
-        "a line, the more attention. After a click: a ring around the point, its sequence drawn large, its links from "
-        f"{LEAST_SHOWN:.0%} of attention on.</p>"
-    )
-    return f'<div class="card">{title}{body}</div>'
+    note = plain(language, "legend_note", least=LEAST_SHOWN)
+    return f'<div class="card">{title}{body}<p class="small muted" style="margin:6px 0 0">{note}</p></div>'
+
+
+def _toggled(kind: str, hidden: Sequence[str]) -> str:
+    """Return the address, as HTML, of hiding one kind more, or one fewer."""
+    rest = tuple(other for other in hidden if other != kind)
+    return escape(urlencode({"hidden": "\x1f".join(rest if kind in hidden else (*hidden, kind))}))
 
 
 def token_card(shown: Shown, state: State) -> str:
     """Show the clicked token in its sequence, each token shaded by attention, and the strongest partners."""
+    language = state.language
     if state.selected is None:
         return (
-            '<div class="card"><h2>Token</h2><p>Click a point to see its token in its sentence and what it attends to.</p>'
-            '<p class="small muted">Hover for a first look. Drag to move the map, scroll to zoom. '
-            "<kbd>&larr;</kbd> <kbd>&rarr;</kbd> change the head, <kbd>&uarr;</kbd> <kbd>&darr;</kbd> the layer, "
-            "<kbd>Esc</kbd> clears.</p></div>"
+            f'<div class="card"><h2>{plain(language, "token_title")}</h2><p>{plain(language, "token_click")}</p>'
+            f'<p class="small muted">{say(language, "token_keys_html")}</p></div>'
         )
     kind, row = state.selected
     rows = shown.sequence_rows(row)
@@ -242,18 +340,14 @@ def token_card(shown: Shown, state: State) -> str:
     attention = selected_attention(shown, state)
     text, special = tokens["text"].astype(str).to_numpy(), tokens["is_special"].to_numpy()
     at = row - rows.start
-    what = "looks for (its query)" if kind == "query" else "offers (its key)"
-    says = (
-        "Shading: how much of this token's attention goes to each token."
-        if kind == "query"
-        else "Shading: how much attention each token pays to this one."
-    )
+    place = {"sequence": int(tokens["sequence"].iloc[0]), "at": at + 1, "n": len(text)}
     order = np.argsort(-attention, kind="stable")[:6]
     return (
-        f'<div class="card"><h2>What &ldquo;{escape(text[at])}&rdquo; {what}</h2>'
+        f'<div class="card"><h2>{plain(language, f"token_{kind}", token=text[at])}</h2>'
         f'<div class="sentence">{_sentence(tokens, text, special, attention, at, kind)}</div>'
-        f'<p class="small muted" style="margin-top:6px">{says} Sequence {int(tokens["sequence"].iloc[0])}, '
-        f"token {at + 1} of {len(text)}.</p><table>{_partners(text, attention, order, kind, state.theme)}</table></div>"
+        f'<p class="small muted" style="margin-top:6px">{plain(language, f"token_shading_{kind}")} '
+        f"{plain(language, 'token_place', **place)}</p>"
+        f"<table>{_partners(text, attention, order, kind, state.theme)}</table></div>"
     )
 
 

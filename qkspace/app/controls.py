@@ -1,0 +1,240 @@
+"""Controls: the drop-downs, sliders and boxes of a page, which say what is to be shown.
+
+In: a `Scene`. Out: the widgets of the header, the left column and the bar of views; what a visitor does with them goes to
+`change`. Draws nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from html import escape
+from typing import Any, get_args
+
+from bokeh.layouts import column, row
+from bokeh.models import (
+    Button,
+    CheckboxGroup,
+    CustomJS,
+    Div,
+    Dropdown,
+    InlineStyleSheet,
+    LayoutDOM,
+    RadioButtonGroup,
+    Select,
+    Slider,
+    TextInput,
+)
+
+from qkspace.app import lists, words
+from qkspace.app.language import LANGUAGES, say
+from qkspace.app.scripts import script
+from qkspace.app.select import Scene, Shown
+from qkspace.app.state import Page, State, Theme
+from qkspace.app.style import CARD_CSS, HEADER_CSS, PANEL, THEMES, WIDGET_CSS
+
+Change = Callable[..., None]
+PAGES: tuple[Page, ...] = get_args(Page)
+HIDE = ("special", "itself", "first")
+EXPORTS = ("png", "svg", "html", "csv", "parquet")
+GAP = {"gap": "7px"}
+
+
+class Header:
+    """The line at the top (what is shown, search, language, theme) and the bar of views below it."""
+
+    def __init__(
+        self,
+        shown: Shown,
+        state: State,
+        indexes: Sequence[str],
+        change: Change,
+        export: Callable[[str], None],
+        *,
+        whole: bool,
+    ) -> None:
+        """Make the widgets; `whole`: the browser shows nothing else, so that the address can say another language."""
+        sheet = InlineStyleSheet(css=WIDGET_CSS)
+        common: dict[str, Any] = {"stylesheets": [sheet], "margin": 0}
+        self.language = state.language
+        t = self.say = partial(say, state.language)
+        self.title = Div(
+            text=words.header(shown.index, language=state.language),
+            stylesheets=[InlineStyleSheet(css=HEADER_CSS)],
+            sizing_mode="stretch_width",
+        )
+        self.painted: Theme = state.theme
+        self.search = TextInput(
+            value=state.search,
+            placeholder=t("search_placeholder"),
+            width=230,
+            name="search",
+            css_classes=["search"],
+            **common,
+        )
+        self.search.on_change("value", lambda _attr, _old, new: change(search=new.strip()))
+        self.found = Div(width=104, name="found", **(common | {"stylesheets": [InlineStyleSheet(css=CARD_CSS)]}))
+        self.previous, self.next = (Button(label=label, width=30, name=name, **common) for label, name in
+                                    (("\u2039", "previous_hit"), ("\u203a", "next_hit")))  # fmt: skip
+        self.theme = Button(label=t("theme_dark"), width=64, name="theme", **common)
+        self.theme.on_click(lambda _event: change(theme="dark" if self.painted == "light" else "light"))
+        self.pages = RadioButtonGroup(
+            labels=[t(f"page_{page}") for page in PAGES], active=PAGES.index(state.page), name="pages", **common
+        )
+        self.pages.on_change("active", lambda _attr, _old, new: change(page=PAGES[new]))
+        self.export = Dropdown(
+            label=t("export"),
+            menu=[(t(f"export_{kind}"), kind) for kind in EXPORTS],
+            width=100,
+            name="export",
+            **common,
+        )
+        self.export.on_click(lambda event: export(str(event.item)))
+        self.help = Button(label="?", width=30, name="help", **common)
+        self.text = TextInput(
+            value=state.text, placeholder=t("text"), name="text", sizing_mode="stretch_width", **common
+        )
+        self.pair = TextInput(
+            value=state.pair, placeholder=t("pair"), name="pair", sizing_mode="stretch_width", **common
+        )
+        for widget in (self.text, self.pair):
+            widget.on_change("value", lambda _attr, _old, _new: change(text=self.text.value, pair=self.pair.value))
+        self.status = Div(
+            name="status", styles={"max-width": "40%"}, stylesheets=[InlineStyleSheet(css=CARD_CSS)], margin=0
+        )
+        visits = _visits(state, shown, indexes, common) if whole else []
+        line = {"align-items": "center", "gap": "6px"}
+        self.top = row(
+            self.title,
+            *(self.search, self.found, self.previous, self.next),
+            *visits,
+            *(self.theme, self.help),
+            sizing_mode="stretch_width",
+            styles=line,
+        )
+        self.bar = row(
+            *(self.pages, self.text, self.pair, self.status, self.export),
+            sizing_mode="stretch_width",
+            styles={**line, "margin-bottom": "8px"},
+        )
+
+    def show(self, scene: Scene) -> None:
+        """Show what is chosen, how many hits a search has, and what became of the live sentence."""
+        state = scene.state
+        self.pages.active, self.search.value = PAGES.index(state.page), state.search
+        self.text.value, self.pair.value = state.text, state.pair
+        hits = scene.hits
+        for button in (self.previous, self.next):
+            button.disabled = hits is None or hits.n == 0
+        counted = "" if hits is None else self.say("search_hits" if hits.n else "search_none", n=hits.n)
+        self.found.text = (
+            lists.trouble(scene.trouble) if scene.trouble else f'<span class="small muted">{counted}</span>'
+        )
+        self.status.text = f'<span class="small muted">{escape(scene.live_says)}</span>'
+
+    def paint(self, theme: Theme) -> None:
+        """Take on the colours of a theme."""
+        self.painted = theme
+        self.theme.label = self.say("theme_dark" if theme == "light" else "theme_light")
+
+
+def _visits(state: State, shown: Shown, indexes: Sequence[str], common: dict[str, Any]) -> list[LayoutDOM]:
+    """Return drop-downs of languages and, where several are served, of indexes; choosing opens the page anew."""
+    language = Select(value=state.language, options=list(LANGUAGES.items()), width=100, name="language", **common)
+    language.js_on_change("value", CustomJS(code=script("visit"), args={"name": "language"}))
+    if len(indexes) < 2:
+        return [language]
+    index = Select(value=shown.index.root.name, options=list(indexes), width=170, name="index", **common)
+    index.js_on_change("value", CustomJS(code=script("visit"), args={"name": "index"}))
+    return [index, language]
+
+
+class Controls:
+    """The left column: which head and map, what colours mean, which links are drawn, and the chart of all heads."""
+
+    def __init__(self, shown: Shown, state: State, change: Change) -> None:
+        """Make the widgets."""
+        self.shown, self.index, self.change = shown, shown.index, change
+        t = self.say = partial(say, state.language)
+        sheet, card = InlineStyleSheet(css=WIDGET_CSS), InlineStyleSheet(css=CARD_CSS)
+        common: dict[str, Any] = {"stylesheets": [sheet], "sizing_mode": "stretch_width", "margin": 0}
+        cards: dict[str, Any] = {"stylesheets": [card], "sizing_mode": "stretch_width", "margin": 0}
+        numbers = [str(i) for i in range(self.index.n_layers)]
+        self.layer = Select(title=t("layer"), value=str(state.layer), options=numbers, name="layer", **common)
+        self.head = Select(
+            title=t("head"), value=str(state.head), options=self._head_options(state), name="head", **common
+        )
+        methods = [(m, t(f"method_{m}")) for m in shown.methods]
+        self.method = Select(title=t("method"), value=state.method, options=methods, name="method", **common)
+        narrow = common | {"sizing_mode": "fixed", "width": 84}
+        self.dims = Select(
+            title=t("dims"), value=str(state.dims), options=self._dims_options(state), name="dims", **narrow
+        )
+        self.colour = Select(
+            title=t("colour"), value=state.colour, options=shown.colour_labels(state.language), name="colour", **common
+        )
+        self.by_norm = CheckboxGroup(
+            labels=[t("by_norm")], active=[0] if state.by_norm else [], name="by_norm", **common
+        )
+        self.n_links = Slider(
+            title=t("n_links"), start=0, end=1000, step=10, value=state.n_links, name="n_links", **common
+        )
+        self.threshold = Slider(
+            title=t("threshold"), start=0, end=1, step=0.01, value=state.threshold, name="threshold", **common
+        )
+        self.hide_title = Div(text=f'<h2 style="margin:0">{t("hide")}</h2>', **cards)
+        self.hide = CheckboxGroup(labels=[t(name) for name in HIDE], name="hide", **common)
+        self.note = Div(text=self._note(), **cards)
+        self._wire()
+        pick = row(self.layer, self.head, sizing_mode="stretch_width", styles={"gap": "8px"}, margin=0)
+        of_map = row(self.method, self.dims, sizing_mode="stretch_width", styles={"gap": "8px"}, margin=0)
+        self.links = column(
+            self.n_links, self.threshold, self.hide_title, self.hide, sizing_mode="stretch_width", styles=GAP, margin=0
+        )
+        self.of_points = column(self.colour, self.by_norm, sizing_mode="stretch_width", styles=GAP, margin=0)
+        self.of_map = of_map
+        parts = [pick, of_map, self.of_points, self.links, *([self.note] if self.note.text else [])]
+        self.root = column(*parts, sizing_mode="stretch_width", styles={**PANEL, **GAP}, margin=0)
+
+    def _note(self) -> str:
+        n, drawn = self.index.n_tokens, len(self.shown.rows)
+        return "" if drawn == n else f'<p class="small muted">{self.say("drawn", drawn=drawn, total=n)}</p>'
+
+    def _head_options(self, state: State) -> list[str]:
+        return [str(i) for i in range(self.index.layers[state.layer].n_heads)]
+
+    def _dims_options(self, state: State) -> list[tuple[str, str]]:
+        return [(str(dims), self.say(f"dims_{dims}")) for dims in self.shown.dims(state.method)]
+
+    def _wire(self) -> None:
+        change = self.change
+        self.layer.on_change("value", lambda _attr, _old, new: change(layer=int(new)))
+        self.head.on_change("value", lambda _attr, _old, new: change(head=int(new)))
+        self.method.on_change("value", lambda _attr, _old, new: change(method=new))
+        self.dims.on_change("value", lambda _attr, _old, new: change(dims=int(new)))
+        self.colour.on_change("value", lambda _attr, _old, new: change(colour=new, hidden=()))
+        self.by_norm.on_change("active", lambda _attr, _old, new: change(by_norm=bool(new)))
+        self.n_links.on_change("value_throttled", lambda _attr, _old, new: change(n_links=int(new)))
+        self.threshold.on_change("value_throttled", lambda _attr, _old, new: change(threshold=float(new)))
+        self.hide.on_change("active", lambda _attr, _old, new: change(**{n: i not in new for i, n in enumerate(HIDE)}))
+
+    def show(self, scene: Scene) -> None:
+        """Show what is chosen."""
+        state = scene.state
+        self.layer.value, self.head.options, self.head.value = (
+            str(state.layer),
+            self._head_options(state),
+            str(state.head),
+        )
+        self.dims.options = self._dims_options(state)
+        self.method.value, self.dims.value, self.colour.value = state.method, str(state.dims), state.colour
+        self.by_norm.active = [0] if state.by_norm else []
+        self.n_links.value, self.threshold.value = state.n_links, state.threshold
+        self.hide.active = [i for i, name in enumerate(HIDE) if not getattr(state, name)]
+        self.links.visible = state.page == "map"
+        self.of_points.visible = state.page in ("map", "atlas")
+        self.by_norm.visible = state.page == "map"
+
+    def paint(self, theme: str) -> None:
+        """Take on the colours of a theme."""
+        self.n_links.bar_color = self.threshold.bar_color = THEMES[theme]["accent"]

@@ -1,0 +1,92 @@
+"""Lists: what is selected, the sequences, the scores of a head, and how it stands with what was asked for, as HTML.
+
+In: a `Scene`. Out: HTML in the visitor's language, in which every text of the corpus is escaped. A button's data-go is what a
+click on it shows, in the words of an address (`qkspace.app.state`).
+"""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode
+
+import pandas as pd
+
+from qkspace.app.language import say
+from qkspace.app.select import KINDS, Scene, Shown, region_rows
+from qkspace.app.state import Language, State
+from qkspace.app.words import plain
+
+if TYPE_CHECKING:
+    from qkspace.live import LiveSequence
+
+MAX_ROWS = 60  # of a selection that are listed; the file has them all
+SHOWN_TEXT = 90  # characters of a sequence in the list
+
+
+def trouble(text: str) -> str:
+    """Say what is wrong with what was asked for."""
+    return f'<span class="small poor" role="alert">{escape(text)}</span>'
+
+
+def live_says(live: LiveSequence, language: Language) -> str:
+    """Say how the live sentence was read."""
+    parts = [say(language, "live_ready", n=len(live.tokens))]
+    if live.n_dropped:
+        parts.append(say(language, "live_cut", n=live.n_dropped))
+    if live.joined:
+        parts.append(say(language, "live_joined"))
+    return " ".join(parts)
+
+
+def go(**what: str | int) -> str:
+    """Return the attribute by which a button shows something."""
+    return f'data-go="{escape(urlencode(what))}"'
+
+
+def region_card(shown: Shown, state: State) -> str:
+    """List the points that were lassoed: kind, token, its sentence, and which tokens are commonest among them."""
+    if not state.region:
+        return ""
+    language = state.language
+    rows = region_rows(shown, state)
+    n = sum(len(found) for found in rows.values())
+    title = plain(language, "region_count", n=n, n_queries=len(rows["query"]), n_keys=len(rows["key"]))
+    clear = f'<button class="link" {go(region="")}>{plain(language, "region_clear")}</button>'
+    text, number = shown.index.tokens["text"].astype(str), shown.index.tokens["sequence"]
+    both = pd.concat([text.iloc[rows[kind]] for kind in KINDS]).value_counts().head(12)
+    common = " ".join(
+        f'<span class="chip">{escape(str(name))} <span class="muted">{count}</span></span>'
+        for name, count in both.items()
+    )
+    lines = []
+    for kind in KINDS:
+        for row in rows[kind][: MAX_ROWS // 2]:
+            button = f'<button class="link" {go(selected=f"{kind}-{row}")}>{escape(text.iloc[row])}</button>'
+            lines.append(
+                f'<tr><td><span class="swatch {kind}" style="background:var(--{kind})"></span>{plain(language, kind)}</td>'
+                f'<td class="text">{button}</td><td class="number muted">{int(number.iloc[row])}</td></tr>'
+            )
+    more = n - len(lines)
+    rest = f'<p class="small muted">{plain(language, "sequences_more", n=f"{more:,}")}</p>' if more > 0 else ""
+    return (
+        f'<div class="card"><div class="between"><h2>{plain(language, "region")}</h2>{clear}</div><p>{title}</p>'
+        f'<p>{common}</p><div class="scroll"><table>{"".join(lines)}</table></div>{rest}</div>'
+    )
+
+
+def sequences_card(table: pd.DataFrame, scene: Scene, start: int, total: int) -> str:
+    """List sequences, with their hits where there is a search."""
+    language = scene.state.language
+    title = plain(language, "sequences_title" if scene.hits is None else "sequences_hits")
+    lines = []
+    for each in table.to_dict("records"):
+        body = str(each["text"])
+        body = body if len(body) <= SHOWN_TEXT else body[: SHOWN_TEXT - 1] + "…"
+        hits = f'<span class="chip">{each["hits"]}</span> ' if scene.hits is not None else ""
+        goes = go(sequence=each["sequence"], selected="", text="", pair="")
+        lines.append(f'<li><button class="link" {goes}>{hits}{escape(body) or "&middot;"}</button></li>')
+    last = min(start + len(table), total)
+    place = f"{start + 1 if total else 0:,} - {last:,} / {total:,}"
+    head = f'<div class="between"><h2>{title}</h2><span class="small muted">{place}</span></div>'
+    return f'{head}<ul class="plain">{"".join(lines)}</ul>'

@@ -1,0 +1,126 @@
+"""Head: one head in numbers and examples.
+
+In: a `Scene`. Out: cards of HTML, worked out when the view is open and the head has changed. What costs more than a moment
+is measured on a sample (`qkspace.behaviour`), which the card names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html import escape
+
+import pandas as pd
+from bokeh.layouts import column, row
+from bokeh.models import Div, InlineStyleSheet
+
+from qkspace import behaviour
+from qkspace.app import words
+from qkspace.app.language import say
+from qkspace.app.lists import go
+from qkspace.app.select import Scene, Shown
+from qkspace.app.state import State
+from qkspace.app.style import CARD_CSS
+from qkspace.schema import QKSpaceError
+
+TOP = 15  # tokens that are listed
+EXAMPLES = 4  # sequences of a kind that are listed
+NEAREST = 10
+MIN_TOKENS = 5  # of a sequence that is an example: in a shorter one nothing can be seen
+LARGEST = 0.6931  # Jensen-Shannon divergence, ln 2
+SHOWN_TEXT = 220  # characters of an example
+
+
+class HeadView:
+    """What a head looks at most, where it behaves as usual and where not, and which heads are like it."""
+
+    def __init__(self, shown: Shown, state: State, change: Callable[..., None]) -> None:
+        """Make empty cards."""
+        self.language = state.language
+        self.last: tuple[int, int, str, int] | None = None
+        names = ("scores", "attended", "typical", "extreme", "near")
+        sheet = InlineStyleSheet(css=CARD_CSS)
+        self.cards = {
+            name: Div(stylesheets=[sheet], sizing_mode="stretch_width", margin=0, name=f"head_{name}") for name in names
+        }
+        gap = {"gap": "10px"}
+        cards = self.cards
+        left = column(cards["scores"], cards["near"], sizing_mode="stretch_width", styles=gap, margin=0)
+        right = column(
+            *(cards["attended"], cards["typical"], cards["extreme"]), sizing_mode="stretch_width", styles=gap, margin=0
+        )
+        scroll = {"overflow-y": "auto", "scrollbar-width": "thin", "align-items": "flex-start", **gap}
+        self.root = row(left, right, sizing_mode="stretch_both", styles=scroll, margin=0, name="head_view")
+
+    def show(self, scene: Scene) -> None:
+        """Fill the cards."""
+        state = scene.state
+        now = (state.layer, state.head, state.method, state.dims)
+        if now == self.last:
+            return
+        self.last = now
+        index, where = scene.shown.index, (state.layer, state.head)
+        self.cards["scores"].text = words.head_card(scene.shown, state, opened=True)
+        self.cards["near"].text = self._card(
+            "near", lambda: self._near(behaviour.nearest_heads(index, *where, top=NEAREST))
+        )
+        self.cards["attended"].text = self._card(
+            "attended", lambda: self._attended(behaviour.most_attended(index, *where, top=TOP))
+        )
+        for name, find in (("typical", behaviour.typical_sequences), ("extreme", behaviour.extreme_sequences)):
+            found = find(index, *where, top=EXAMPLES, min_tokens=MIN_TOKENS)
+            self.cards[name].text = self._card(name, lambda found=found: self._examples(found))  # type: ignore[misc]
+
+    def _card(self, name: str, fill: Callable[[], str]) -> str:
+        """Return a card with its title; where nothing can be said, it says why."""
+        try:
+            text = fill()
+        except QKSpaceError as error:
+            text = f'<p class="muted">{escape(str(error))}</p>'
+        tip, title = self._say(f"head_{name}_tip"), self._say(f"head_{name}")
+        return f'<div class="card"><h2 class="why" title="{tip}">{title}</h2>{text}</div>'
+
+    def _say(self, name: str) -> str:
+        return escape(say(self.language, name))
+
+    def _note(self, table: pd.DataFrame) -> str:
+        note = table.attrs.get("note")
+        return f'<p class="small muted" lang="en">{escape(str(note))}</p>' if note and self.language == "en" else ""
+
+    def _attended(self, table: pd.DataFrame) -> str:
+        if table.empty:
+            return f'<p class="muted">{self._say("nothing_here")}</p>'
+        most = float(table["total"].iloc[0]) or 1.0
+        rows = "".join(
+            f'<tr><td class="text">{escape(str(each["text"]))}</td>{_bar(each["total"] / most, "key")}'
+            f'<td class="number">{100 * each["share"]:.1f} %</td><td class="number muted">{each["count"]:,} &times;</td></tr>'
+            for each in table.to_dict("records")
+        )
+        return f"<table>{rows}</table>{self._note(table)}"
+
+    def _examples(self, table: pd.DataFrame) -> str:
+        rows = []
+        for each in table.to_dict("records"):
+            said = f'<div class="small muted">{escape(each["words"])}</div>' if self.language == "en" else ""
+            goes = go(page="sentence", selected="", sequence=each["sequence"])
+            rows.append(f'<li><button class="link" {goes}>{escape(_short(each["text"]))}</button>{said}</li>')
+        return f'<ul class="plain">{"".join(rows)}</ul>{self._note(table)}'
+
+    def _near(self, table: pd.DataFrame) -> str:
+        rows = []
+        for each in table.to_dict("records"):
+            name = f"L{each['layer']}H{each['head']}"
+            button = f'<button class="link" {go(layer=each["layer"], head=each["head"])}>{name}</button>'
+            bar = _bar(each["distance"] / LARGEST, "accent")
+            rows.append(f'<tr><td>{button}</td>{bar}<td class="number">{each["distance"]:.3f}</td></tr>')
+        return f"<table>{''.join(rows)}</table>{self._note(table)}"
+
+    def paint(self, theme: str) -> None:
+        """Nothing: the cards take their colours from the page."""
+
+
+def _bar(share: float, colour: str) -> str:
+    return f'<td style="width:45%"><div class="bar" style="background:var(--{colour});width:{100 * share:.1f}%"></div></td>'
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN_TEXT else text[: SHOWN_TEXT - 1] + "…"

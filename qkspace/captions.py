@@ -1,0 +1,52 @@
+"""Captions: what pictures say of an index and of the worth of its maps, so that each can stand alone.
+
+In: records of the index. Out: plain sentences; texts of the corpus as one visible line. Draws nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import PurePath
+
+import numpy as np
+
+from qkspace.app.colours import Colouring
+from qkspace.drawing import visible
+from qkspace.index import Index, View
+from qkspace.report import verdict
+
+
+def corpus_words(index: Index) -> str:
+    """Say which corpus an index is of, and how much of it is stored."""
+    names = " + ".join(PurePath(source["source"]).name for source in index.manifest["made_from"]["corpus"])
+    return f"{visible(names)} ({index.n_tokens:,} tokens of {len(index.sequences):,} sequences)"
+
+
+def scores_words(view: View) -> str:
+    """Say what the scores of a map mean, with their numbers."""
+    scores = view.scores
+    if scores is None or np.isnan(scores.recall1):
+        return "The map is not scored: nothing could be held out."
+    word = verdict(scores.recall1, scores.recall1_content)
+    content = ""
+    if not np.isnan(scores.recall1_content):
+        content = f", among ordinary words for {of_100(scores.recall1_content)}"
+    warning = ": what is near is often not what is attended to" if word == "poor" else ""
+    return (
+        f"For {of_100(scores.recall1)} of 100 tokens the nearest key of the sequence is the one it attends to most{content} "
+        f"({scores.n_queries:,} tokens of {scores.n_sequences:,} held-out sequences): a {word} map{warning}."
+    )
+
+
+def of_100(share: float) -> str:
+    """Return how many of 100; nobody is told 100, or 0, where it is not so."""
+    if 0 < share < 0.005:
+        return "less than 1"
+    return "more than 99" if 0.995 <= share < 1 else f"{100 * share:.0f}"
+
+
+def titled(colours: Colouring) -> Colouring:
+    """Return colours whose legend calls our own columns by whole names."""
+    named = {"kind": "kind of token", "position": "position in the sequence"}
+    title = named.get(colours.legend.title, colours.legend.title)
+    return replace(colours, legend=replace(colours.legend, title=title))
