@@ -39,9 +39,9 @@ ANGLE = 1.2  # of Barnes and Hut, in three dimensions, where there is no grid
 
 UMAP_NEIGHBOURS = 40
 UMAP_EPOCHS = 200
-UMAP_RATE = 0.3  # of learning, at first
+UMAP_RATE = 0.01  # of learning, at first: at 1, the default, the graph tears apart what the start had right
 UMAP_MIN_DIST = 0.1
-UMAP_UNION = 0.2  # share of the union in the graph, the rest being mutual neighbours
+UMAP_UNION = 0.4  # share of the union in the graph, the rest being mutual neighbours
 
 PLACE_NEIGHBOURS = 20
 PLACE_POWER = 4

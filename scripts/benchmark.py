@@ -2,7 +2,7 @@
 
     python scripts/benchmark.py extract    capture including disk, against a bare forward pass over the same batches
     python scripts/benchmark.py memory     peak memory of a build on 1, 4 and 16 times the corpus
-    python scripts/benchmark.py app        first picture and change of head in a real browser
+    python scripts/benchmark.py app        the page: in a real browser, on the server, with 20 visitors
     python scripts/benchmark.py fidelity   scores and times of every method, beside AttentionViz's recipe
     python scripts/benchmark.py all
 
@@ -16,7 +16,6 @@ import argparse
 import os
 import platform
 import resource
-import shutil
 import statistics
 import subprocess
 import sys
@@ -28,16 +27,6 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 EWT = [ROOT.parent / "shared" / "data" / "ud-english-ewt" / f"en_ewt-ud-{part}.conllu" for part in ("dev", "test")]
-CHROMIUM_FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 def main() -> None:
@@ -159,57 +148,10 @@ def fidelity(every: int, few: int) -> None:
 
 
 def app(rounds: int) -> None:
-    """Time the first picture of a head of 20,000 points and changes of head, in headless Chromium without a GPU."""
-    from playwright.sync_api import sync_playwright
+    """Time the page."""
+    import benchmark_app
 
-    import qkspace
-
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        raise SystemExit("Chromium is not installed: apt-get install chromium")
-    out = ROOT / "out" / "benchmark-app"
-    index = qkspace.build(model_folder(), EWT, out=out, max_tokens=10_000, progress=False, dims=[2])
-    print(f"\napp: {2 * index.n_tokens:,} points a head, software rendering")
-    command = [sys.executable, "-m", "qkspace.cli", "serve", str(index.root), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, sync_playwright() as playwright:
-        assert server.stdout is not None
-        url = next(word for word in server.stdout.readline().split() if word.startswith("http"))
-        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
-        first, switch = [], []
-        for _ in range(rounds):
-            page = browser.new_page(viewport={"width": 1280, "height": 800})
-            start = time.perf_counter()
-            page.goto(url)
-            page.wait_for_function("window.Bokeh?.documents?.[0]?.is_idle", polling=20)
-            page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-            first.append(time.perf_counter() - start)
-            switch += [change_head(page, str(head)) for head in (1, 2, 3)]
-            page.close()
-        browser.close()
-        server.terminate()
-    for name, seconds in (("first picture", first), ("change of head", switch)):
-        print(f"  {name}: median {statistics.median(seconds):.2f} s (min {min(seconds):.2f}, max {max(seconds):.2f})")
-
-
-def change_head(page: object, head: str) -> float:
-    """Choose a head on the page and return the seconds until it is drawn."""
-    return float(
-        page.evaluate(  # type: ignore[attr-defined]
-            """async (head) => {
-              const doc = Bokeh.documents[0]
-              const points = doc.get_model_by_name("query").data_source
-              const start = performance.now()
-              const arrived = new Promise((done) => points.properties.data.change.connect(done))
-              doc.get_model_by_name("head").value = head
-              await arrived
-              await new Promise((done) => setTimeout(done))  // the page's own listeners come after this one
-              while (doc.get_model_by_name("map").hold_render) await new Promise((done) => requestAnimationFrame(done))
-              await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))
-              return (performance.now() - start) / 1000
-            }""",
-            head,
-        )
-    )
+    benchmark_app.app(model_folder(), EWT, ROOT / "out", rounds)
 
 
 if __name__ == "__main__":
