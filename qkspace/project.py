@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from qkspace.neighbours import fit_attentionviz_tsne, fit_attentionviz_umap, fit_tsne, fit_umap, place_neighbours
 from qkspace.schema import FloatArray, HeadSample, Positions, QKSpaceError
-from qkspace.unfold import State, fit_unfold, place_unfold
+from qkspace.unfold import JOINT_STEPS, State, fit_unfold, place_unfold
 
 FitOne = Callable[[HeadSample, int, int], State]
 Fit = Callable[[Sequence[HeadSample], int, int], list[State]]
@@ -171,6 +172,7 @@ _PLAIN = {
 METHODS: dict[str, Method] = {
     **_PLAIN,
     **{JOINT + name: method for name, method in _PLAIN.items()},
+    JOINT + "unfold": Method(partial(fit_unfold, steps=JOINT_STEPS), place_unfold),
     "attentionviz-pca": Method(each(fit_pca), place_linear, "attentionviz"),
     "attentionviz-tsne": Method(each(fit_attentionviz_tsne), place_neighbours, "attentionviz"),
     "attentionviz-umap": Method(each(fit_attentionviz_umap), place_neighbours, "attentionviz"),

@@ -31,6 +31,7 @@ State = dict[str, NDArray[Any]]
 
 HIDDEN = 64  # width of both layers of the networks; 128 gains 0.001 of recall@1
 STEPS = 400
+JOINT_STEPS = 2_000  # of one map for all heads of a model, which share what a head has for itself otherwise
 BATCH_TOKENS = 768  # padded tokens of one step
 LINEAR_RATE, NETWORK_RATE = 0.05, 0.006  # of Adam, at their highest
 WARM_UP = 10  # steps
@@ -55,11 +56,13 @@ class _Batch:
     content_attention: Tensor
 
 
-def fit_unfold(samples: Sequence[HeadSample], dims: int, seed: int, *, hidden: int = HIDDEN) -> list[State]:
+def fit_unfold(
+    samples: Sequence[HeadSample], dims: int, seed: int, *, hidden: int = HIDDEN, steps: int | None = None
+) -> list[State]:
     """Fit the maps of some heads; their samples must be of the same sequences and attend by the same mask and scale.
 
     The loss of a head is the mean over queries of KL(attention || softmax_j(-|z_query_i - z_key_j|^2)), plus
-    `CONTENT_WEIGHT` times the same among content tokens alone. It starts from principal axes and runs `STEPS` of Adam.
+    `CONTENT_WEIGHT` times the same among content tokens alone. It starts from principal axes and takes `steps` (`STEPS`) of Adam.
     With `hidden` 0 the map is linear. The same seed gives the same maps.
 
     State: `mean` and `spread` (d_head), which queries and keys are standardised by; `query_matrix`, `key_matrix`
@@ -69,7 +72,7 @@ def fit_unfold(samples: Sequence[HeadSample], dims: int, seed: int, *, hidden: i
     maps: list[State] = []
     with _one_thread():
         for group in _groups(samples):
-            maps += _fit(group, dims, seed, hidden)
+            maps += _fit(group, dims, seed, hidden, steps or STEPS)
     return maps
 
 
@@ -116,7 +119,7 @@ def _groups(samples: Sequence[HeadSample]) -> Iterator[Sequence[HeadSample]]:
         yield samples[first : first + size]
 
 
-def _fit(samples: Sequence[HeadSample], dims: int, seed: int, hidden: int) -> list[State]:
+def _fit(samples: Sequence[HeadSample], dims: int, seed: int, hidden: int, steps: int) -> list[State]:
     """Fit heads together: every tensor has the head first."""
     import torch
 
@@ -130,7 +133,7 @@ def _fit(samples: Sequence[HeadSample], dims: int, seed: int, hidden: int) -> li
     inputs = {"query": (query - mean) / spread, "key": (key - mean) / spread}
     start = _principal_axes(query - mean, key - mean, dims) * math.sqrt(samples[0].layer.scale / 2)
     weights = _weights(spread.transpose(1, 2) * start, hidden, torch.Generator().manual_seed(seed))
-    _descend(weights, inputs, batches, np.random.default_rng(seed))
+    _descend(weights, inputs, batches, steps, np.random.default_rng(seed))
     arrays = {name: w.detach().numpy() for name, w in weights.items()}
     fixed = {"mean": mean[:, 0].numpy(), "spread": spread[:, 0].numpy()}
     return [
@@ -198,9 +201,9 @@ def _softmax(logit: Tensor, allowed: Tensor) -> Tensor:
 
 
 def _descend(
-    weights: dict[str, Tensor], inputs: dict[str, Tensor], batches: list[_Batch], rng: np.random.Generator
+    weights: dict[str, Tensor], inputs: dict[str, Tensor], batches: list[_Batch], steps: int, rng: np.random.Generator
 ) -> None:
-    """Run `STEPS` of Adam, a batch each in random order, its rate rising at first and falling as a cosine."""
+    """Take `steps` of Adam, a batch each in random order, its rate rising at first and falling as a cosine."""
     import torch
 
     linear = [w for name, w in weights.items() if "matrix" in name or "offset" in name]
@@ -208,10 +211,10 @@ def _descend(
     rates = (LINEAR_RATE, NETWORK_RATE)
     optimiser = torch.optim.Adam([{"params": p} for p in (linear, network) if p], betas=(0.9, 0.99))
     order: list[int] = []
-    for step in range(STEPS):
+    for step in range(steps):
         order = order or rng.permutation(len(batches)).tolist()
         batch = batches[order.pop()]
-        factor = min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / STEPS))
+        factor = min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))
         for group, rate in zip(optimiser.param_groups, rates, strict=False):
             group["lr"] = rate * factor
         placed = {side: _place(weights, side, x[:, batch.index]) for side, x in inputs.items()}
