@@ -23,9 +23,13 @@ from qkspace.schema import BoolArray, FloatArray, IntArray, LayerSpec, Positions
 if TYPE_CHECKING:
     import pandas as pd
 
+    from qkspace.attention_view import AttentionView
     from qkspace.fidelity import Scores
+    from qkspace.live import LiveSequence
     from qkspace.normalise import Gauge
+    from qkspace.notebook import AtlasPicture, MapPage
     from qkspace.project import Projection
+    from qkspace.search import Hits
 
 
 class Index:
@@ -144,11 +148,41 @@ class Index:
         """Return the file of a map: positions in .npy, gauge, projection and scores in .npz."""
         return store.map_path(self.root, method, dims, layer, head, suffix)
 
-    def show(self, layer: int = 0, head: int = 0, **options: Any) -> None:  # passed on
-        """Show a head in a notebook; see `qkspace.notebook.show`."""
+    def search(self, query: str, **options: Any) -> Hits:  # mode, case, column
+        """Find tokens by text, word or metadata, such as "walk* upos:VERB"; see `qkspace.search.search`."""
+        from qkspace.search import search
+
+        return search(self, query, **options)
+
+    def nearest_heads(self, layer: int, head: int, **options: Any) -> pd.DataFrame:  # top, max_tokens, seed
+        """Return the heads that attend most like one; see `qkspace.behaviour.nearest_heads`."""
+        from qkspace.behaviour import nearest_heads
+
+        return nearest_heads(self, layer, head, **options)
+
+    def live(self, text: str, pair: str | None = None, **options: Any) -> LiveSequence:  # model, trust_remote_code
+        """Run a text, or a pair, through the model of this index; see `qkspace.notebook.live`."""
+        from qkspace.notebook import live
+
+        return live(self, text, pair, **options)
+
+    def show(self, layer: int | None = None, head: int | None = None, **options: Any) -> None:  # parts of State
+        """Show the page of the app below a notebook's cell; see `qkspace.notebook.show`."""
         from qkspace.notebook import show
 
         show(self, layer=layer, head=head, **options)
+
+    def atlas(self, **options: Any) -> AtlasPicture:  # method, dims, colour, theme, width
+        """Show the maps of all heads below a cell; see `qkspace.notebook.atlas`."""
+        from qkspace.notebook import atlas
+
+        return atlas(self, **options)
+
+    def sentence(self, sequence: int | LiveSequence, **options: Any) -> AttentionView:  # layer, heads, mode, ...
+        """Show the attention over one sequence, or a live one, below a cell; see `qkspace.notebook.sentence`."""
+        from qkspace.notebook import sentence
+
+        return sentence(self, sequence, **options)
 
     def _table(self, name: str) -> pd.DataFrame:
         import pandas as pd
@@ -274,6 +308,20 @@ class Head:
             self.top_attention, self.top_key, top=top, threshold=threshold, excluded=excluded, itself=itself
         )
         return pd.DataFrame({"query": row[:, 0], "key": row[:, 1], "attention": weight})
+
+    def show(self, **options: Any) -> None:  # parts of State
+        """Show the page of the app below a notebook's cell, on this head; see `qkspace.notebook.show`."""
+        self.index.show(self.layer, self.head, **options)
+
+    def map(self, **options: Any) -> MapPage:  # method, dims, colour, links, threshold, ...
+        """Show the map of this head below a cell; see `qkspace.notebook.map_page`."""
+        from qkspace.notebook import map_page
+
+        return map_page(self.index, self.layer, self.head, **options)
+
+    def sentence(self, sequence: int | LiveSequence, **options: Any) -> AttentionView:  # mode, theme, height
+        """Show this head's attention over one sequence, or a live one, below a cell; see `qkspace.notebook.sentence`."""
+        return self.index.sentence(sequence, layers=[self.layer], layer=self.layer, heads=[self.head], **options)
 
 
 def attend(query: FloatArray, key: FloatArray, spec: LayerSpec) -> FloatArray:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browsing import chromium, visit  # noqa: F401 (fixtures)
 from numpy.typing import NDArray
 
 from qkspace.index import Index
