@@ -208,8 +208,14 @@ class AttentionView:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write the page into a file and return its path."""
-        path = Path(path)
+        """Write the page into a file and return its path.
+
+        Raises:
+            QKSpaceError: the file is not to be .html, or its folder is not there.
+        """
+        from qkspace.drawing import check_path
+
+        path = check_path(path, (".html",))
         path.write_text(self.html, encoding="utf-8")
         return path
 

@@ -55,10 +55,12 @@ def _parser() -> argparse.ArgumentParser:
         )
     )
     serve = commands.add_parser("serve", allow_abbrev=False, parents=[common], help="open the app on an index")
-    serve.add_argument("index", nargs="*", type=Path, help="folder of an index; none: those in out/ are offered")
+    serve.add_argument("index", nargs="*", type=Path, help="folder of an index; none: those in out/ are listed")
     serve.add_argument("--port", type=_port, default=5006, help="port of the app (default 5006; 0 takes any free one)")
     serve.add_argument("--address", default="localhost", help="address to listen on (default localhost)")
     serve.add_argument("--show", action="store_true", help="open a browser")
+    serve.add_argument("--model", help="where the model of live sentences is, where that is not where it was")
+    serve.add_argument("--trust-remote-code", action="store_true", help="let that model run code of its own")
     serve.set_defaults(run=_serve)
     project = commands.add_parser(
         "project", allow_abbrev=False, parents=[common], help="add maps to a finished index, without the model"
@@ -318,7 +320,15 @@ def _verify(options: argparse.Namespace, console: Console) -> int:
 def _serve(options: argparse.Namespace, console: Console) -> int:
     from qkspace.app.server import serve
 
-    serve(options.index, port=options.port, address=options.address, show=options.show, console=console)
+    serve(
+        options.index,
+        port=options.port,
+        address=options.address,
+        show=options.show,
+        console=console,
+        model=options.model,
+        trust_remote_code=options.trust_remote_code,
+    )
     return 0
 
 

@@ -62,8 +62,8 @@ def fit_unfold(
     """Fit the maps of some heads; their samples must be of the same sequences and attend by the same mask and scale.
 
     The loss of a head is the mean over queries of KL(attention || softmax_j(-|z_query_i - z_key_j|^2)), plus
-    `CONTENT_WEIGHT` times the same among content tokens alone. It starts from principal axes and takes `steps` (`STEPS`) of Adam.
-    With `hidden` 0 the map is linear. The same seed gives the same maps.
+    `CONTENT_WEIGHT` times the same among content tokens alone. It starts from principal axes and takes `steps` (`STEPS`) of
+    Adam. With `hidden` 0 the map is linear. The same seed gives the same maps.
 
     State: `mean` and `spread` (d_head), which queries and keys are standardised by; `query_matrix`, `key_matrix`
     (d_head, dims) and `key_offset` (dims), the linear part; `query_weight0`..2, `query_bias0`..2 and those of `key`,

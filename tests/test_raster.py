@@ -1,4 +1,4 @@
-"""Rasters: every point is counted, no kind is drowned, a cell is its head's own map, and a viewport misses nothing."""
+"""Rasters: every point is counted, no kind is drowned, and a cell of the atlas is its head's own map."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from qkspace.app import figures_atlas, raster
+from qkspace.app import atlas, figures_atlas
+from qkspace.app.atlas import Mosaic, mosaic
 from qkspace.app.colours import KEY_COLOUR, QUERY_COLOUR, pack
-from qkspace.app.raster import KEY, QUERY, Detail, Extent, detail_of, mosaic, rasterise
+from qkspace.app.raster import KEY, QUERY, Extent, rasterise
 from qkspace.app.select import NORM, Shown, colouring
 from qkspace.app.state import State
 from qkspace.index import Index
@@ -99,7 +100,7 @@ def test_an_extent_the_wrong_way_round_is_refused() -> None:
 # The atlas
 
 
-def cell_of(found: raster.Mosaic, layer: int, head: int) -> NDArray[np.uint32]:
+def cell_of(found: Mosaic, layer: int, head: int) -> NDArray[np.uint32]:
     cells = found.cells
     at = int(np.flatnonzero((cells["layer"] == layer) & (cells["head"] == head))[0])
     x0, x1, y0, y1 = (int(cells[name][at]) for name in ("x0", "x1", "y0", "y1"))
@@ -112,7 +113,7 @@ def test_a_cell_is_its_heads_own_raster(small_index: Index, colour: str) -> None
     found = mosaic(shown, state, cell_px=40)
     view, colours = small_index.head(3, 5).projection("pca", 2), colouring(shown, state)
     place = np.concatenate([view.query, view.key])
-    extent = raster.cell_extent(place)
+    extent = atlas.cell_extent(place)
     assert extent is not None
     packed = np.concatenate([colours.query, colours.key])
     kind = np.repeat([QUERY, KEY], small_index.n_tokens)
@@ -171,7 +172,7 @@ def test_a_head_that_is_not_mapped_has_an_empty_cell_and_says_so(unmapped_index:
     found = mosaic(shown, PCA, cell_px=30, hits=np.asarray([0]))
     assert not cell_of(found, 1, 2).any() and cell_of(found, 1, 1).any()
     assert found.cells["name"][~found.cells["mapped"]].tolist() == ["L1H2"]
-    words = figures_atlas.cells_data(found, raster.atlas_table(shown, PCA))
+    words = figures_atlas.cells_data(found, atlas.atlas_table(shown, PCA))
     assert words["says"][6] == "no map" and not words["recall"][6]
     assert all("%" in said for i, said in enumerate(words["recall"]) if i != 6)
 
@@ -191,7 +192,7 @@ def test_search_hits_stand_out_in_every_cell(small_index: Index) -> None:
 
 def test_hits_outside_the_sample_are_drawn_too(small_index: Index) -> None:
     shown = Shown(small_index)
-    sampled = raster._sample_rows(shown, 60)
+    sampled = atlas._sample_rows(shown, 60)
     other = np.setdiff1d(np.arange(small_index.n_tokens), sampled)
     found = mosaic(shown, replace(PCA, colour=NORM), cell_px=40, n_tokens=60, hits=other)
     none = mosaic(shown, replace(PCA, colour=NORM), cell_px=40, n_tokens=60, hits=other[:0])
@@ -201,7 +202,7 @@ def test_hits_outside_the_sample_are_drawn_too(small_index: Index) -> None:
 
 def test_a_cell_shows_whole_sequences_and_no_more_tokens_than_asked(small_index: Index) -> None:
     shown = Shown(small_index)
-    rows = raster._sample_rows(shown, 100)
+    rows = atlas._sample_rows(shown, 100)
     assert 0 < len(rows) <= 100
     numbers, counts = np.unique(shown.sequence_number[rows], return_counts=True)
     np.testing.assert_array_equal(counts, small_index.sequences["n_tokens"].to_numpy()[numbers])
@@ -209,15 +210,15 @@ def test_a_cell_shows_whole_sequences_and_no_more_tokens_than_asked(small_index:
 
 def test_an_outlier_does_not_shrink_a_map_and_near_points_are_kept() -> None:
     place = np.random.default_rng(0).normal(size=(1000, 2))
-    extent = raster.cell_extent(place)
+    extent = atlas.cell_extent(place)
     assert extent is not None
     assert place.min() >= min(extent) and place.max() <= max(extent)
-    far = raster.cell_extent(np.concatenate([place, [[1e6, 0]]]))
+    far = atlas.cell_extent(np.concatenate([place, [[1e6, 0]]]))
     assert far is not None and far.x1 - far.x0 < 1.2 * (extent.x1 - extent.x0)
     assert far.x1 - far.x0 == pytest.approx(far.y1 - far.y0)  # equal aspect
-    point = raster.cell_extent(np.ones((5, 2)))
+    point = atlas.cell_extent(np.ones((5, 2)))
     assert point is not None and point.x0 < 1 < point.x1
-    assert raster.cell_extent(np.full((5, 2), np.nan)) is None
+    assert atlas.cell_extent(np.full((5, 2), np.nan)) is None
 
 
 def test_cells_in_view_are_drawn_finer_at_the_same_place(small_index: Index) -> None:
@@ -233,7 +234,7 @@ def test_cells_in_view_are_drawn_finer_at_the_same_place(small_index: Index) -> 
 
 def test_maps_not_to_be_believed_are_faint(small_index: Index) -> None:
     shown = Shown(small_index)
-    words = raster.atlas_table(shown, PCA)["verdict"]
+    words = atlas.atlas_table(shown, PCA)["verdict"]
     plain, faded = (mosaic(shown, PCA, cell_px=30, fade_unbelieved=fade) for fade in (False, True))
     assert words.isin(["good", "fair"]).any() and (~words.isin(["good", "fair"])).any()
     for i, word in enumerate(words):
@@ -243,7 +244,7 @@ def test_maps_not_to_be_believed_are_faint(small_index: Index) -> None:
 
 def test_a_method_without_a_map_is_refused_with_those_there_are(small_index: Index) -> None:
     shown, state = Shown(small_index), replace(PCA, method="umap")
-    for ask in (lambda: mosaic(shown, state, cell_px=20), lambda: raster.atlas_table(shown, state)):
+    for ask in (lambda: mosaic(shown, state, cell_px=20), lambda: atlas.atlas_table(shown, state)):
         with pytest.raises(QKSpaceError, match="'umap'; there is one by pca"):
             ask()
 
@@ -252,40 +253,40 @@ def test_a_method_without_a_map_is_refused_with_those_there_are(small_index: Ind
 
 
 def test_heads_are_sorted_and_filtered_with_unscored_ones_last(unmapped_index: Index) -> None:
-    table = raster.atlas_table(Shown(unmapped_index), PCA)
+    table = atlas.atlas_table(Shown(unmapped_index), PCA)
     recall = table["recall1"].to_numpy()
-    order = raster.order_heads(table, "recall1")
+    order = atlas.order_heads(table, "recall1")
     assert sorted(order.tolist()) == list(range(8)) and order[-1] == 6  # L1H2 has no map
     assert (np.diff(recall[order[:-1]]) <= 0).all()
-    up = raster.order_heads(table, "recall1", descending=False)
+    up = atlas.order_heads(table, "recall1", descending=False)
     assert (np.diff(recall[up[:-1]]) >= 0).all() and up[-1] == 6
     middle = float(np.nanmedian(recall))
-    kept = raster.order_heads(table, "recall1", minimum=middle)
+    kept = atlas.order_heads(table, "recall1", minimum=middle)
     assert set(kept.tolist()) == set(np.flatnonzero(recall >= middle).tolist())
-    low = raster.order_heads(table, "recall1", maximum=middle)
+    low = atlas.order_heads(table, "recall1", maximum=middle)
     assert set(low.tolist()) == set(np.flatnonzero(recall <= middle).tolist())
-    assert raster.order_heads(table, "").tolist() == list(range(8))
+    assert atlas.order_heads(table, "").tolist() == list(range(8))
 
 
 def test_the_best_heads_come_first_also_where_low_is_good(unmapped_index: Index) -> None:
-    table = raster.atlas_table(Shown(unmapped_index), PCA)
-    assert raster.chosen_heads(table, PCA) is None
+    table = atlas.atlas_table(Shown(unmapped_index), PCA)
+    assert atlas.chosen_heads(table, PCA) is None
     for name, best in (("attention_kl", np.nanmin), ("recall1", np.nanmax), ("entropy", np.nanmax)):
         values = table[name].to_numpy()
-        assert values[raster.order_heads(table, name)[0]] == best(values)
-        kept = raster.chosen_heads(table, replace(PCA, order=name, least=float(np.nanmedian(values))))
+        assert values[atlas.order_heads(table, name)[0]] == best(values)
+        kept = atlas.chosen_heads(table, replace(PCA, order=name, least=float(np.nanmedian(values))))
         assert kept is not None and 0 < len(kept) < 8
         assert best(values) == values[kept[0]] and not np.isnan(values[kept]).any()
 
 
 def test_every_column_to_sort_by_has_words_and_others_are_refused(small_index: Index) -> None:
-    table = raster.atlas_table(Shown(small_index), PCA)
-    labels = raster.order_labels(table)
+    table = atlas.atlas_table(Shown(small_index), PCA)
+    labels = atlas.order_labels(table)
     assert {"entropy", "attention_to_special", "recall1", "recall1_content", "attention_kl"} <= set(labels)
     assert len(set(labels.values())) == len(labels)
     pd.testing.assert_series_equal(table["recall1"], small_index.head_table()["pca2_recall1"], check_names=False)
     with pytest.raises(QKSpaceError, match="can by"):
-        raster.order_heads(table, "name")
+        atlas.order_heads(table, "name")
 
 
 @settings(deadline=None, max_examples=60)
@@ -300,63 +301,9 @@ def test_the_layout_fits_the_frame_pixel_by_pixel(n: int, width: int, height: in
     edge = 2 * figures_atlas.MARGIN
     assert (across + edge <= width and down + edge <= height) or laid["cell_px"] == 1
     image = np.zeros((1, 1), dtype=np.uint32)
-    found = raster.Mosaic(image, {}, laid["cell_px"], across, down, Extent(0, across, 0, down))
+    found = Mosaic(image, {}, laid["cell_px"], across, down, Extent(0, across, 0, down))
     (x0, x1), (y0, y1) = figures_atlas.frame_ranges(found, width, height)
     assert x0 < 0 and x1 > across and y1 > down and y0 < 0
     assert (x1 - x0) / width == pytest.approx((y1 - y0) / height)
     if laid["cell_px"] > 1:
         assert x1 - x0 == width  # one unit is one pixel
-
-
-# A large head
-
-
-def scattered(n: int, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8], Detail]:
-    """Points in clumps with outliers, ties and some that are nowhere."""
-    rng = np.random.default_rng(seed)
-    x, y = (rng.normal(size=(2, n)) * rng.choice([0.01, 1, 30], size=n)).astype(np.float32)
-    x[rng.random(n) < 0.1] = 0.25
-    y[rng.random(n) < 0.02] = np.nan
-    kind = rng.integers(0, 2, n).astype(np.uint8)
-    return x, y, kind, detail_of(x, y, kind)
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.integers(0, 3000), st.tuples(*[st.floats(-3, 3, width=32)] * 2), st.floats(0.0009765625, 40, width=32))
-def test_a_viewport_shows_what_a_search_through_all_points_finds(n: int, at: tuple[float, float], size: float) -> None:
-    x, y, _, detail = scattered(n)
-    view = Extent(at[0], at[0] + size, at[1], at[1] + size)
-    found = np.flatnonzero((x >= view.x0) & (x <= view.x1) & (y >= view.y0) & (y <= view.y1))
-    np.testing.assert_array_equal(detail.visible(view), found)
-    for most in (len(found) - 1, len(found)):
-        drawn = detail.drawn(view, most)
-        assert drawn is None if len(found) > most else drawn is not None and drawn.tolist() == found.tolist()
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.tuples(*[st.floats(-3, 3, width=32)] * 2), st.sampled_from([1e-4, 0.01, 0.1, 1.0, 20.0]))
-def test_the_nearest_point_is_the_nearest_of_all(at: tuple[float, float], radius: float) -> None:
-    x, y, _, detail = scattered(2000)
-    distance = np.hypot(x.astype(np.float64) - at[0], y.astype(np.float64) - at[1])
-    best = int(np.nanargmin(distance))
-    assert detail.nearest_point(*at, radius) == (best if distance[best] <= radius else None)
-
-
-def test_the_raster_of_a_view_is_that_of_all_points() -> None:
-    x, y, kind, detail = scattered(30_000)
-    colour = np.random.default_rng(1).choice(np.asarray([BLUE, ORANGE, 0x11223300], dtype=np.uint32), len(x))
-    strong = np.arange(len(x)) % 97 == 0
-    for view in (Extent(-100, 100, -100, 100), Extent(-0.5, 0.7, -0.2, 0.3)):
-        inside = (x >= view.x0) & (x <= view.x1) & (y >= view.y0) & (y <= view.y1)
-        own = rasterise(
-            x[inside], y[inside], colour[inside], view, 80, 60, kind=kind[inside], strong=strong[inside], spread=1
-        )
-        found = detail.raster(view, 80, 60, colour, strong)
-        np.testing.assert_allclose(channels(found), channels(own), atol=1)  # sums in another order
-
-
-def test_a_head_without_places_has_nothing_to_see() -> None:
-    nowhere = np.full(5, np.nan, dtype=np.float32)
-    detail = detail_of(nowhere, nowhere, np.zeros(5, dtype=np.uint8))
-    assert detail.visible(UNIT).size == 0 and detail.nearest_point(0, 0, 9) is None
-    assert not detail.raster(UNIT, 8, 8, np.zeros(5, dtype=np.uint32)).any()

@@ -48,4 +48,6 @@ def test_points_and_links_can_be_seen(theme: str, colours: dict[str, str]) -> No
 @pytest.mark.parametrize(("theme", "palette"), [("light", CATEGORIES), ("dark", DARK_CATEGORIES)])
 def test_kinds_have_colours_of_their_own(theme: str, palette: tuple[str, ...]) -> None:
     assert len(set(palette)) == len(palette)
-    assert all(contrast(colour, THEMES[theme]["plot"]) >= 1.3 for colour in palette)  # the legend names each in words too
+    assert all(
+        contrast(colour, THEMES[theme]["plot"]) >= 1.3 for colour in palette
+    )  # the legend names each in words too

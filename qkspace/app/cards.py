@@ -68,12 +68,14 @@ class Navigator:
 
 
 class Cards:
-    """The right column: how far the map can be trusted and what the head does, the clicked token, and what is selected."""
+    """The right column: how far the map can be trusted and what the head does, the clicked token, what is selected or found."""
 
     def __init__(self, shown: Shown, state: State, change: Change) -> None:
         """Make empty cards."""
-        self.head, self.token, self.region = (_card(name=f"{name}_card") for name in ("head", "token", "region"))
-        self.parts = [self.head, self.region, self.token]
+        self.head, self.token, self.region, self.hits = (
+            _card(name=f"{name}_card") for name in ("head", "token", "region", "hits")
+        )
+        self.parts = [self.head, self.region, self.token, self.hits]
 
     def show(self, scene: Scene) -> None:
         """Say what the state asks for."""
@@ -82,6 +84,8 @@ class Cards:
         self.token.text = words.token_card(scene.shown, state)
         self.region.text = lists.region_card(scene.shown, state)
         self.region.visible = bool(state.region) and state.page == "map"
+        self.hits.text = lists.hits_card(scene)
+        self.hits.visible = bool(self.hits.text)
 
 
 class Sequences:

@@ -11,6 +11,8 @@ from functools import partial
 from html import escape
 from typing import Any, get_args
 
+import numpy as np
+from bokeh.events import ButtonClick
 from bokeh.layouts import column, row
 from bokeh.models import (
     Button,
@@ -31,7 +33,7 @@ from qkspace.app.language import LANGUAGES, say
 from qkspace.app.scripts import script
 from qkspace.app.select import Scene, Shown
 from qkspace.app.state import Page, State, Theme
-from qkspace.app.style import CARD_CSS, HEADER_CSS, PANEL, THEMES, WIDGET_CSS
+from qkspace.app.style import CARD_CSS, CLEAR_CSS, HEADER_CSS, PANEL, SAID_CSS, THEMES, WIDGET_CSS
 
 Change = Callable[..., None]
 PAGES: tuple[Page, ...] = get_args(Page)
@@ -73,9 +75,15 @@ class Header:
             **common,
         )
         self.search.on_change("value", lambda _attr, _old, new: change(search=new.strip()))
-        self.found = Div(width=104, name="found", **(common | {"stylesheets": [InlineStyleSheet(css=CARD_CSS)]}))
+        self.search_clear = _clear("search_clear", sheet)
+        self.search_clear.on_click(lambda _event: change(search=""))
+        said: dict[str, Any] = {"stylesheets": [InlineStyleSheet(css=CARD_CSS + SAID_CSS)], "margin": 0}
+        self.found = Div(name="found", styles={"min-width": "76px", "white-space": "nowrap", "flex": "none"}, **said)
         self.previous, self.next = (Button(label=label, width=30, name=name, **common) for label, name in
                                     (("\u2039", "previous_hit"), ("\u203a", "next_hit")))  # fmt: skip
+        self.previous.on_click(lambda _event: self._go(forward=False))
+        self.next.on_click(lambda _event: self._go(forward=True))
+        self.change, self.scene = change, None
         self.theme = Button(label=t("theme_dark"), width=64, name="theme", **common)
         self.theme.on_click(lambda _event: change(theme="dark" if self.painted == "light" else "light"))
         self.pages = RadioButtonGroup(
@@ -99,43 +107,83 @@ class Header:
         )
         for widget in (self.text, self.pair):
             widget.on_change("value", lambda _attr, _old, _new: change(text=self.text.value, pair=self.pair.value))
-        self.status = Div(
-            name="status", styles={"max-width": "40%"}, stylesheets=[InlineStyleSheet(css=CARD_CSS)], margin=0
-        )
+        self.live_clear = _clear("live_clear", sheet)
+        self.live_clear.on_click(lambda _event: change(text="", pair=""))
+        self.status = Div(name="status", styles={"max-width": "34%", "flex": "none"}, **said)
+        self.trouble = Div(name="trouble", sizing_mode="stretch_width", visible=False, **said)
+        self.share = Button(label=t("share"), name="share", visible=whole, styles={"flex": "none"}, **common)
+        shared = {"share": self.share, "label": t("share"), "says": t("share_done")}
+        self.share.js_on_event(ButtonClick, CustomJS(code=script("share"), args=shared))
         visits = _visits(state, shown, indexes, common) if whole else []
         line = {"align-items": "center", "gap": "6px"}
         self.top = row(
             self.title,
-            *(self.search, self.found, self.previous, self.next),
+            *(self.search, self.search_clear, self.previous, self.next, self.found),
             *visits,
             *(self.theme, self.help),
             sizing_mode="stretch_width",
             styles=line,
         )
         self.bar = row(
-            *(self.pages, self.text, self.pair, self.status, self.export),
+            *(self.pages, self.text, self.pair, self.live_clear, self.status, self.share, self.export),
             sizing_mode="stretch_width",
             styles={**line, "margin-bottom": "8px"},
         )
 
+    scene: Scene | None
+
     def show(self, scene: Scene) -> None:
         """Show what is chosen, how many hits a search has, and what became of the live sentence."""
-        state = scene.state
+        self.scene, state = scene, scene.state
         self.pages.active, self.search.value = PAGES.index(state.page), state.search
         self.text.value, self.pair.value = state.text, state.pair
         hits = scene.hits
         for button in (self.previous, self.next):
             button.disabled = hits is None or hits.n == 0
-        counted = "" if hits is None else self.say("search_hits" if hits.n else "search_none", n=hits.n)
-        self.found.text = (
-            lists.trouble(scene.trouble) if scene.trouble else f'<span class="small muted">{counted}</span>'
-        )
-        self.status.text = f'<span class="small muted">{escape(scene.live_says)}</span>'
+        self.found.text = f'<span class="small muted" role="status">{escape(self._found(scene))}</span>'
+        self.complain(scene.trouble)
+        self.status.text = f'<span class="small muted" role="status">{escape(scene.live_says)}</span>'
+        self.status.visible = bool(scene.live_says)
+        self.search_clear.visible, self.live_clear.visible = bool(state.search), bool(state.text or state.pair)
+
+    def complain(self, trouble: str) -> None:
+        """Say on a line of its own what is wrong with what was asked for; nothing: take the line away."""
+        self.trouble.text, self.trouble.visible = lists.trouble(trouble), bool(trouble)
+
+    def _found(self, scene: Scene) -> str:
+        """Say how many tokens a search has found, or which of them is selected."""
+        hits, selected = scene.hits, scene.state.selected
+        if hits is None:
+            return ""
+        at = 0 if selected is None else int(np.searchsorted(hits.rows, selected[1]))
+        if selected is not None and at < hits.n and hits.rows[at] == selected[1]:
+            return self.say("search_hit", i=at + 1, n=hits.n)
+        return self.say("search_hits" if hits.n else "search_none", n=hits.n)
+
+    def _go(self, *, forward: bool) -> None:
+        """Select the hit after or before what is selected; beside a sentence, after or before what is shown of it."""
+        if self.scene is None or self.scene.hits is None:
+            return
+        state, hits = self.scene.state, self.scene.hits
+        is_reading = state.page == "sentence"
+        kind, row = state.selected or ("query", -1)
+        if state.selected is None and is_reading and state.sequence is not None:
+            row = self.scene.shown.index.rows(state.sequence).start - forward
+        found = hits.next_hit(row) if forward else hits.previous_hit(row)
+        if found is not None:
+            self.change(selected=(kind, found), **({"text": "", "pair": ""} if is_reading else {}))
 
     def paint(self, theme: Theme) -> None:
         """Take on the colours of a theme."""
         self.painted = theme
         self.theme.label = self.say("theme_dark" if theme == "light" else "theme_light")
+
+
+def _clear(name: str, sheet: InlineStyleSheet) -> Button:
+    """Return a small cross, which lies over the end of the field before it and takes no room of the line."""
+    over = {"margin-left": "-34px", "z-index": "1", "flex": "none"}
+    look = InlineStyleSheet(css=CLEAR_CSS)
+    return Button(label="\u00d7", name=name, width=28, styles=over, visible=False, stylesheets=[sheet, look], margin=0)
 
 
 def _visits(state: State, shown: Shown, indexes: Sequence[str], common: dict[str, Any]) -> list[LayoutDOM]:
@@ -166,7 +214,7 @@ class Controls:
         )
         methods = [(m, t(f"method_{m}")) for m in shown.methods]
         self.method = Select(title=t("method"), value=state.method, options=methods, name="method", **common)
-        narrow = common | {"sizing_mode": "fixed", "width": 84}
+        narrow: dict[str, Any] = {"stylesheets": [sheet], "width": 84, "margin": 0}
         self.dims = Select(
             title=t("dims"), value=str(state.dims), options=self._dims_options(state), name="dims", **narrow
         )
@@ -186,14 +234,14 @@ class Controls:
         self.hide = CheckboxGroup(labels=[t(name) for name in HIDE], name="hide", **common)
         self.note = Div(text=self._note(), **cards)
         self._wire()
-        pick = row(self.layer, self.head, sizing_mode="stretch_width", styles={"gap": "8px"}, margin=0)
+        self.pick = row(self.layer, self.head, sizing_mode="stretch_width", styles={"gap": "8px"}, margin=0)
         of_map = row(self.method, self.dims, sizing_mode="stretch_width", styles={"gap": "8px"}, margin=0)
         self.links = column(
             self.n_links, self.threshold, self.hide_title, self.hide, sizing_mode="stretch_width", styles=GAP, margin=0
         )
         self.of_points = column(self.colour, self.by_norm, sizing_mode="stretch_width", styles=GAP, margin=0)
         self.of_map = of_map
-        parts = [pick, of_map, self.of_points, self.links, *([self.note] if self.note.text else [])]
+        parts = [self.pick, of_map, self.of_points, self.links, *([self.note] if self.note.text else [])]
         self.root = column(*parts, sizing_mode="stretch_width", styles={**PANEL, **GAP}, margin=0)
 
     def _note(self) -> str:

@@ -10,7 +10,7 @@ from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlencode
 
@@ -22,11 +22,12 @@ from bokeh.models import ColumnDataSource, CustomJS, Div, GlobalInlineStyleSheet
 from qkspace.app import files, lists, select
 from qkspace.app.cards import Cards, Navigator, Sequences
 from qkspace.app.controls import Controls, Header
+from qkspace.app.help import help_html, tour_steps
 from qkspace.app.language import say, strings
 from qkspace.app.scripts import script
 from qkspace.app.select import Scene, Shown, shown_of
 from qkspace.app.state import Page, State, from_address, to_address
-from qkspace.app.style import root_css, variables_css
+from qkspace.app.style import CARD_CSS, HELP_CSS, TOUR_CSS, root_css, variables_css
 from qkspace.app.views.atlas import AtlasView
 from qkspace.app.views.head import HeadView
 from qkspace.app.views.map import MapView
@@ -52,11 +53,11 @@ class Reading:
 
 
 @lru_cache(maxsize=4)
-def worker_of(index: Index) -> LiveWorker:
+def worker_of(index: Index, model: str | None = None, trust_remote_code: bool = False) -> LiveWorker:
     """Return what runs the live sentences of all visitors of an index; the model is loaded with the first of them."""
     from qkspace.live import LiveWorker
 
-    return LiveWorker(index)
+    return LiveWorker(index, model, trust_remote_code=trust_remote_code)
 
 
 def make_document(
@@ -66,6 +67,8 @@ def make_document(
     arguments: Arguments | None = None,
     indexes: Sequence[str] = (),
     address: bool = True,
+    model: str | None = None,
+    trust_remote_code: bool = False,
     **chosen: Any,  # parts of State
 ) -> None:
     """Fill a document with the page of an index.
@@ -76,6 +79,8 @@ def make_document(
         arguments: what the visitor's address asks for (`qkspace.app.state`).
         indexes: names of all indexes that are served, to choose among.
         address: keep the browser's address in step with what is shown, so that it can be sent to somebody.
+        model: where the model of live sentences is, where that is not where it was when the index was made.
+        trust_remote_code: let that model run code of its own.
         **chosen: parts of the first `State`, such as layer=3, head=5, theme="dark"; without layer and head it is the
             head whose map says most about ordinary words.
 
@@ -87,6 +92,7 @@ def make_document(
     first = _first(shown, chosen)
     asked = from_address(arguments, first, shown)
     page = _Page(shown, first, asked, list(indexes), whole=address)
+    page.worker = partial(worker_of, index, model, trust_remote_code)
     doc.add_root(page.root)
     doc.title = f"{index.model_name} - qkspace"
     page.wire_document(doc, asks_theme="theme" not in arguments and "theme" not in chosen)
@@ -117,6 +123,7 @@ class _Page:
         self.shown, self.index, self.first, self.state, self.whole = shown, shown.index, first, state, whole
         self.turn, self.is_pushed = 0, False
         self.live = Reading(("", ""))
+        self.worker: Callable[[], LiveWorker] = partial(worker_of, shown.index)
         self.place = ColumnDataSource({"name": [""], "map": [""], "turn": [0]})
         self.header = Header(shown, state, indexes, self.change, self.export, whole=whole)
         self.controls = Controls(shown, state, self.change)
@@ -124,7 +131,14 @@ class _Page:
         self.sequences = Sequences(shown, state, self.change)
         self.cards = Cards(shown, state, self.change)
         self.views: dict[Page, Any] = {}
-        self.help = Div(name="help_text", visible=False, margin=0)
+        self.help = Div(
+            text=help_html(state.language),
+            name="help_text",
+            visible=False,
+            styles={"position": "fixed", "inset": "0", "z-index": "1000"},
+            stylesheets=[InlineStyleSheet(css=CARD_CSS + HELP_CSS)],
+            margin=0,
+        )
         self.root = self._layout()
         self.root.on_change("tags", self._told)
         self._paint()
@@ -147,6 +161,7 @@ class _Page:
         return column(
             self.header.top,
             self.header.bar,
+            self.header.trouble,
             row(left, self.centre, self.right, sizing_mode="stretch_both", styles={**gap, "min-height": "0"}),
             self.help,
             sizing_mode="stretch_both",
@@ -157,20 +172,39 @@ class _Page:
         )
 
     def wire_document(self, doc: Document, *, asks_theme: bool) -> None:
-        """Add what runs in the browser: keys, tips, address and files."""
+        """Add what runs in the browser (keys, tips, tour, address, files), and let the model read what the address asks for."""
         named = {"layer": self.controls.layer, "head": self.controls.head, "search": self.header.search}
+        named |= {"previous": self.header.previous, "next": self.header.next, "theme": self.header.theme}
         named |= {"pages": self.header.pages, "help": self.help, "page": self.root, "notebook": not self.whole}
         doc.js_on_event(DocumentReady, CustomJS(code=script("keys"), args=named))
         tips = [[model, tip] for model in self.root.select({"name": str}) if (tip := self._tip(model.name))]
         begin = {"page": self.root, "tips": tips, "asks_theme": asks_theme, "notebook": not self.whole}
-        doc.js_on_event(DocumentReady, CustomJS(code=script("begin"), args=begin))
+        doc.js_on_event(DocumentReady, CustomJS(code=script("begin"), args={**begin, "title": self.header.title}))
+        doc.js_on_event(DocumentReady, CustomJS(code=script("tour"), args=self._tour()))
         if "sentence" in self.views:
             doc.js_on_event(DocumentReady, self.draw_sentence)
+        if self.live.asked[0]:
+            self._submit()
         file, address = self.header.export, self.header.title  # whose tags carry these to the browser
         file.js_on_change("tags", CustomJS(code=script("download"), args={"file": file}))
+        self.help.js_on_change("visible", CustomJS(code=script("help"), args={"help": self.help}))
         self.header.help.js_on_click(CustomJS(code="help.visible = !help.visible", args={"help": self.help}))
         if self.whole:
             address.js_on_change("tags", CustomJS(code=script("address"), args={"address": address}))
+
+    def _tour(self) -> dict[str, Any]:
+        """Return what the tour needs: the parts it points at with what is inside them, and its sentences."""
+        says = {name: say(self.state.language, f"tour_{name}") for name in ("next", "skip", "done", "step")}
+        parts: list[tuple[Any, str]] = [
+            (self.centre, ""),
+            (self.cards.token, ""),
+            (self.controls.pick, ""),
+            (self.cards.head, ".badge"),
+            (self.header.search, ""),
+        ]
+        steps = [[*part, text] for part, text in zip(parts, tour_steps(self.state.language), strict=True)]
+        named = {"page": self.root, "help": self.help, "pages": self.header.pages, "notebook": not self.whole}
+        return {**named, "steps": steps, "says": says, "css": TOUR_CSS}
 
     def _tip(self, name: str | None) -> str | None:
         return strings(self.state.language).get(f"{name}_tip")
@@ -275,14 +309,18 @@ class _Page:
         if not asked[0]:
             self.live = Reading(("", ""))
             return
-        document = self.root.document
+        self.live.says = say(self.state.language, "live_loading")
+        if self.root.document is not None:  # else an address asks for it; `wire_document` lets it be read
+            self._submit()
+
+    def _submit(self) -> None:
+        """Let the model read what is asked for; `_read` shows it."""
+        document, asked = self.root.document, self.live.asked
 
         def arrived(future: Future[LiveSequence]) -> None:
-            if document is not None:
-                document.add_next_tick_callback(lambda: self._read(asked, future))
+            document.add_next_tick_callback(lambda: self._read(asked, future))
 
-        self.live.says = say(self.state.language, "live_loading")
-        worker_of(self.index).submit(asked[0], asked[1] or None, arrived, visitor=id(self))
+        self.worker().submit(asked[0], asked[1] or None, arrived, visitor=id(self))
 
     def _read(self, asked: tuple[str, str], future: Future[LiveSequence]) -> None:
         """Show what the model read, or why it did not."""
@@ -317,7 +355,7 @@ class _Page:
         try:
             name, mime, content = files.make(kind, self._scene())
         except QKSpaceError as error:
-            self.header.status.text = lists.trouble(str(error))
+            self.header.complain(str(error))
             return
         self.turn += 1
         self.header.export.tags = [name, mime, b64encode(content).decode("ascii"), self.turn]

@@ -32,6 +32,7 @@ from qkspace.app.scripts import script
 from qkspace.app.state import Language
 from qkspace.app.style import FONT, THEMES, TOOLBAR_CSS
 
+STILL = ("frame", "near", "tokens", "sentences", "place", "raster", "mouse", "drawn")  # sources of what does not turn
 CLICK_PIXELS = 9  # how far from a point a click, or the mouse for a tooltip, may be
 TOOLS = {  # what the page calls them
     PanTool: "pan_tip",
@@ -81,6 +82,7 @@ if (best.index < 0) {
 }
 """
 TOOLTIP_JS = """
+if (near.data.token) return near.data[format][0]  // of a large index the server says it
 const kind = near.data.kind[0]
 const i = near.data.index[0]
 const source = kind == "query" ? query : key
@@ -113,7 +115,9 @@ def map_figure(sources: dict[str, ColumnDataSource], theme: str, n_points: int, 
 
     sources: "query" and "key" (row, x, y, colour, partner0.., weight0..), "own_query" and "own_key" (x, y, colour; the
     clicked token's sequence), "links" and "own" (x0, y0, x1, y1, alpha, width), "labels" (x, y, text, colour), "picked"
-    (x, y), and for tooltips "near" (x, y, kind, index), "tokens", "sentences" and "place".
+    (x, y), and for tooltips "near" (x, y, kind, index), "tokens", "sentences" and "place". Of a large index also "raster"
+    (image, x, y, dw, dh), which stands for the points where they are many, and "mouse" (x, y), from which the server
+    finds "near" (x, y, and what the tooltip says).
     """
     plot = figure(
         sizing_mode="stretch_both",
@@ -132,7 +136,8 @@ def map_figure(sources: dict[str, ColumnDataSource], theme: str, n_points: int, 
     plot.toolbar.logo = None
     plot.toolbar.stylesheets = [TOOLBAR_CSS]
     plot.segment("x0", "y0", "x1", "y1", source=sources["links"], line_alpha="alpha", line_width="width", name="links")
-    plot.add_tools(_turning(plot, sources))
+    if "raster" in sources:
+        plot.image_rgba("image", "x", "y", "dw", "dh", source=sources["raster"], name="raster")
     frame = plot.scatter("x", "y", source=sources["frame"], size=0.1, alpha=0, name="frame")
     small = n_points > 8_000
     for kind, marker, size in (("key", "diamond", 5 if small else 8), ("query", "circle", 3.5 if small else 5.5)):
@@ -161,6 +166,7 @@ def map_figure(sources: dict[str, ColumnDataSource], theme: str, n_points: int, 
     plot.scatter(
         "x", "y", source=sources["picked"], marker="circle", size=15, fill_alpha=0, line_width=2, name="picked"
     )
+    plot.add_tools(_turning(plot, sources))
     plot.text(
         "x",
         "y",
@@ -203,10 +209,10 @@ def _map_tools() -> list[Tool]:
 
 def _turning(plot: figure, sources: dict[str, ColumnDataSource]) -> CustomAction:
     """Let a drag turn a map in space while no other tool takes drags; return the tool that turns it back."""
-    moved = [
-        source for name, source in sources.items() if name not in ("frame", "near", "tokens", "sentences", "place")
-    ]
-    turn = CustomJS(code=script("turn"), args={"plot": plot, "sources": moved, "camera": sources["camera"]})
+    moved = [source for name, source in sources.items() if name not in STILL]
+    swapped = [plot.select_one({"name": name}) for name in ("raster", "query", "key")] if "raster" in sources else []
+    args = {"plot": plot, "sources": moved, "camera": sources["camera"], "swapped": swapped}
+    turn = CustomJS(code=script("turn"), args=args)
     for event in (PanStart, Pan, PanEnd):
         plot.js_on_event(event, turn)
     back = "camera.data = {...camera.data, yaw: [30], pitch: [20]}"
@@ -258,7 +264,11 @@ def _add_tooltips(plot: figure, sources: dict[str, ColumnDataSource]) -> None:
     """Show a tooltip for the point nearest to the mouse: the one that a click there would choose."""
     names = ("query", "key", "own_query", "own_key", "near")
     points = {name: sources[name] for name in names}
-    plot.js_on_event(MouseMove, CustomJS(code=NEAR_JS, args={**points, "plot": plot, "pixels": CLICK_PIXELS}))
+    seek = CustomJS(code=NEAR_JS, args={**points, "plot": plot, "pixels": CLICK_PIXELS})
+    if "mouse" in sources:
+        args = {"near": sources["near"], "mouse": sources["mouse"], "plot": plot, "pixels": CLICK_PIXELS}
+        seek = CustomJS(code=script("rest"), args=args)
+    plot.js_on_event(MouseMove, seek)
     target = plot.scatter("x", "y", source=sources["near"], size=2 * CLICK_PIXELS + 2, alpha=0, name="near")
     texts = {name: sources[name] for name in ("tokens", "sentences", "place")}
     plot.add_tools(

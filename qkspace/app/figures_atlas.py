@@ -2,7 +2,7 @@
 
 In: data sources that `document` fills with the help of the functions here. Out: a Bokeh figure. Reads no index.
 
-One unit of the axes is one pixel of the mosaic (`raster.mosaic`), so that it is crisp as long as the ranges are as wide
+One unit of the axes is one pixel of the mosaic (`atlas.mosaic`), so that it is crisp as long as the ranges are as wide
 as the frame: see `frame_ranges`.
 """
 
@@ -25,14 +25,14 @@ from bokeh.models import (
 )
 from bokeh.plotting import figure
 
+from qkspace.app.atlas import best_columns, cell_size
 from qkspace.app.language import say
-from qkspace.app.raster import best_columns, cell_size
 from qkspace.app.style import FONT, THEMES, TOOLBAR_CSS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from qkspace.app.raster import Mosaic
+    from qkspace.app.atlas import Mosaic
     from qkspace.app.state import Language
     from qkspace.schema import IntArray
 
@@ -154,7 +154,7 @@ def label_axes(plot: figure, mosaic: Mosaic, *, matrix: bool, language: Language
 
 
 def fit(table: pd.DataFrame, width: int, height: int, order: IntArray | None = None) -> dict[str, Any]:
-    """Return the layout with the largest cells that a frame of width x height pixels holds, as `raster.mosaic` takes it.
+    """Return the layout with the largest cells that a frame of width x height pixels holds, as `atlas.mosaic` takes it.
 
     table: of all heads; order: those shown, in reading order; without it layer down and head across.
     """
@@ -200,7 +200,7 @@ def mosaic_data(mosaic: Mosaic) -> dict[str, list[Any]]:
 
 
 def cells_data(mosaic: Mosaic, table: pd.DataFrame, language: Language = "en") -> dict[str, Any]:
-    """Return the data of the source "cells"; table: `raster.atlas_table`, from which tooltips are worded."""
+    """Return the data of the source "cells"; table: `atlas.atlas_table`, from which tooltips are worded."""
     cells = mosaic.cells
     size = mosaic.cell_px + 2  # the outline lies just outside the picture
     chosen = table.iloc[cells["index"]]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from qkspace.live import LiveSequence
 
 MAX_ROWS = 60  # of a selection that are listed; the file has them all
+MAX_TEXTS = 12  # that are commonest, with their counts
 SHOWN_TEXT = 90  # characters of a sequence in the list
 
 
@@ -54,11 +55,8 @@ def region_card(shown: Shown, state: State) -> str:
     title = plain(language, "region_count", n=n, n_queries=len(rows["query"]), n_keys=len(rows["key"]))
     clear = f'<button class="link" {go(region="")}>{plain(language, "region_clear")}</button>'
     text, number = shown.index.tokens["text"].astype(str), shown.index.tokens["sequence"]
-    both = pd.concat([text.iloc[rows[kind]] for kind in KINDS]).value_counts().head(12)
-    common = " ".join(
-        f'<span class="chip">{escape(str(name))} <span class="muted">{count}</span></span>'
-        for name, count in both.items()
-    )
+    both = pd.concat([text.iloc[rows[kind]] for kind in KINDS]).value_counts().head(MAX_TEXTS)
+    common = " ".join(_chip(name, count) for name, count in both.items())
     lines = []
     for kind in KINDS:
         for row in rows[kind][: MAX_ROWS // 2]:
@@ -73,6 +71,26 @@ def region_card(shown: Shown, state: State) -> str:
         f'<div class="card"><div class="between"><h2>{plain(language, "region")}</h2>{clear}</div><p>{title}</p>'
         f'<p>{common}</p><div class="scroll"><table>{"".join(lines)}</table></div>{rest}</div>'
     )
+
+
+def hits_card(scene: Scene) -> str:
+    """Count the hits of a search, in all and by text, and lead to the list of their sequences."""
+    language, hits = scene.state.language, scene.hits
+    if hits is None or not hits.n:
+        return ""
+    count = plain(language, "hits_in", n=hits.n, n_sequences=len(hits.sequences))
+    link = f'<button class="link" {go(page="sentence")}>{plain(language, "hits_list")}</button>'
+    texts = hits.texts.head(MAX_TEXTS)
+    chips = " ".join(_chip(text, n) for text, n in zip(texts["text"], texts["hits"], strict=True))
+    return (
+        f'<div class="card"><div class="between"><h2>{plain(language, "hits_card")}</h2>'
+        f"{'' if scene.state.page == 'sentence' else link}</div><p>{count}</p>"
+        f'<p class="small muted">{plain(language, "hits_texts")}</p><p class="chips">{chips}</p></div>'
+    )
+
+
+def _chip(text: object, count: int) -> str:
+    return f'<span class="chip">{escape(str(text))} <span class="muted">{count:,}</span></span>'
 
 
 def sequences_card(table: pd.DataFrame, scene: Scene, start: int, total: int) -> str:

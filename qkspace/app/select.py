@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from qkspace import store
 from qkspace.app.colours import QUERY_KEY, Colouring, Legend, colour_tokens, colourable, hidden_kinds
 from qkspace.app.language import say
 from qkspace.app.state import Kind, Language, State
-from qkspace.index import Head, Index, View, strongest
+from qkspace.index import Head, Index, View
 from qkspace.report import verdict
 from qkspace.schema import FloatArray, IntArray, QKSpaceError
 
@@ -28,10 +29,14 @@ if TYPE_CHECKING:
 
 KINDS: tuple[Kind, Kind] = ("query", "key")
 N_LABELS = 6  # partners of the clicked point that are labelled on the map
-MAX_TOKENS = 30_000  # drawn at once; a larger index shows whole sequences chosen at random
+MAX_TOKENS = (
+    30_000  # drawn one by one; the map of a larger index is an image, its pictures show whole sequences at random
+)
+BLOCK_ROWS = 131_072  # of a stored array that are read at once
 LEAST_SHOWN = 0.02  # attention below which a clicked token is not joined to a partner
 FAINT = 0x1C  # alpha of what is not picked out: it fades, and does not vanish
 N_TOP = 3  # partners of a point that its tooltip lists
+LINKED_BY = ("layer", "head", "n_links", "threshold", "special", "itself", "first")  # parts of a state
 FREQUENCY, NORM, MOD5, SEQUENCE = "how often the token occurs", "length of the vector", "position mod 5", "sequence"
 COLOUR_NAMES = {  # the names of what the page calls them
     QUERY_KEY: "colour_query_key",
@@ -79,7 +84,7 @@ class Chosen:
 
 
 class Shown:
-    """The part of an index that is drawn: all of it, or whole sequences chosen at random of a large one."""
+    """The part of an index that is drawn point by point: all of it, or whole sequences chosen at random of a large one."""
 
     def __init__(self, index: Index, max_tokens: int = MAX_TOKENS) -> None:
         """Choose the sequences; the same index always shows the same ones."""
@@ -92,6 +97,7 @@ class Shown:
             chosen[order] = np.cumsum(lengths[order]) <= max_tokens
             chosen[order[0]] = True  # something, also where one sequence is longer than that
             self.is_shown = np.repeat(chosen, lengths)
+        self.is_large = index.n_tokens > MAX_TOKENS  # its map shows all tokens, as an image where they are many
         self.rows = np.flatnonzero(self.is_shown)
         self.sequence_number = np.repeat(np.arange(len(lengths)), lengths)  # of each row, as in index.sequences
 
@@ -247,6 +253,14 @@ def _strongest_queries(top_key: IntArray, top_attention: FloatArray) -> tuple[In
 
 def colouring(shown: Shown, state: State) -> Colouring:
     """Return the colour of every row of the index, and the legend."""
+    layer, head = (state.layer, state.head) if state.colour == NORM else (0, 0)
+    asked = State(colour=state.colour, theme=state.theme, language=state.language, layer=layer, head=head)
+    return _colouring(shown, asked)
+
+
+@lru_cache(maxsize=8)
+def _colouring(shown: Shown, state: State) -> Colouring:
+    """Return what `colouring` does, of a state that says no more than what colours depend on; nobody changes it."""
     if state.colour == QUERY_KEY:
         colours = colour_tokens(QUERY_KEY, None, state.theme, state.language)
         n = shown.index.n_tokens
@@ -256,13 +270,26 @@ def colouring(shown: Shown, state: State) -> Colouring:
         low, high = (f"{10 ** float(end):,.0f}" for end in np.nanpercentile(shown.frequency, [1, 99]))
         return replace(colours, legend=Legend(say(state.language, "legend_frequency"), (), low, high))
     if state.colour == NORM:
-        head = shown.head(state)
-        both = np.linalg.norm(np.concatenate([head.query, head.key]), axis=1)
-        colours = colour_tokens(say(state.language, "legend_norm"), pd.Series(both), state.theme)
-        return Colouring(colours.query[: len(head.query)], colours.key[len(head.query) :], colours.legend)
+        norms = vector_norms(shown, state.layer, state.head)
+        both = pd.Series(np.concatenate([norms["query"], norms["key"]]))
+        colours = colour_tokens(say(state.language, "legend_norm"), both, state.theme)
+        n = shown.index.n_tokens
+        return Colouring(colours.query[:n], colours.key[n:], colours.legend)
     colours = colour_tokens(state.colour, colour_values(shown, state), state.theme, state.language)
     title = colour_name(state.colour, state.language) if state.colour in COLOUR_NAMES else state.colour
     return replace(colours, legend=replace(colours.legend, title=title))
+
+
+@lru_cache(maxsize=4)
+def vector_norms(shown: Shown, layer: int, head: int) -> dict[Kind, FloatArray]:
+    """Return the lengths of a head's queries and keys, of every row of the index, read in blocks."""
+    which: dict[Kind, int] = {"query": head, "key": shown.index.head(layer, head).kv_head}
+    norms: dict[Kind, FloatArray] = {}
+    for kind, i in which.items():
+        stored = store.read_array(shown.index.root / kind / f"L{layer:02d}.npy")[i]
+        blocks = (store.float_array(stored[start : start + BLOCK_ROWS]) for start in range(0, len(stored), BLOCK_ROWS))
+        norms[kind] = np.concatenate([np.linalg.norm(block, axis=1) for block in blocks])
+    return norms
 
 
 def colour_name(choice: str, language: Language) -> str:
@@ -288,46 +315,61 @@ def colour_values(shown: Shown, state: State) -> pd.Series[Any]:
 
 
 def packed_colours(
-    shown: Shown, state: State, colours: Colouring, hits: IntArray | None = None
+    shown: Shown,
+    state: State,
+    colours: Colouring,
+    hits: IntArray | None = None,
+    rows: dict[Kind, IntArray] | None = None,
 ) -> dict[Kind, NDArray[np.uint32]]:
-    """Return the drawn points' colours with alpha: all alike, or what is picked out strong and the rest faint.
+    """Return points' colours with alpha: all alike, or what is picked out strong and the rest faint.
 
     Picked out is what lies in the clicked token's sequence, in the selected region, among the hits of a search and in no
-    kind that the legend hides: all of these that there are.
+    kind that the legend hides: all of these that there are. rows: of each kind; by default all that are drawn.
     """
-    rows, packed = shown.rows, {}
+    packed = {}
     for kind in KINDS:
+        mine = shown.rows if rows is None else rows[kind]
         own = colours.query if kind == "query" else colours.key
-        strong = emphasis(shown, state, kind, hits)
+        strong = emphasis(shown, state, kind, hits, mine)
         if strong is None:
-            alpha = np.full(len(rows), 0x78 if len(rows) > 4_000 else 0xA8, dtype=np.uint32)
+            many = 0x78 if rows is None else 0x98  # in the place of an image, which is stronger
+            alpha = np.full(len(mine), many if len(mine) > 4_000 else 0xA8, dtype=np.uint32)
         else:
             alpha = np.where(strong, 0xFF, FAINT).astype(np.uint32)
-        packed[kind] = own[rows] | alpha
+        packed[kind] = own[mine] | alpha
     return packed
 
 
-def emphasis(shown: Shown, state: State, kind: Kind, hits: IntArray | None = None) -> NDArray[np.bool_] | None:
-    """Return which of the drawn points of a kind are picked out: (drawn token); None where nothing is."""
-    masks = []
+def emphasis(
+    shown: Shown, state: State, kind: Kind, hits: IntArray | None = None, rows: IntArray | slice | None = None
+) -> NDArray[np.bool_] | None:
+    """Return which points of a kind, by default all that are drawn, are picked out: (row); None where nothing is."""
+    rows, masks = shown.rows if rows is None else rows, []
     if state.selected is not None:
-        masks.append(shown.sequence_number[shown.rows] == shown.sequence_number[state.selected[1]])
+        masks.append(shown.sequence_number[rows] == shown.sequence_number[state.selected[1]])
     if hits is not None:
-        masks.append(np.isin(shown.rows, hits))
+        found = np.zeros(shown.index.n_tokens, dtype=bool)
+        found[hits] = True
+        masks.append(found[rows])
     if state.hidden:
-        masks.append(~hidden_points(shown, state, kind))
+        masks.append(~hidden_points(shown, state, kind)[rows])
     if state.region:
-        masks.append(inside(shown.place(state, kind, shown.rows), state.region))
+        masks.append(_in_region(shown, state, kind, rows))
     return None if not masks else np.logical_and.reduce(masks)
 
 
 def hidden_points(shown: Shown, state: State, kind: Kind) -> NDArray[np.bool_]:
-    """Return which of the drawn points of a kind the legend hides: (drawn token)."""
+    """Return which points of a kind the legend hides: (token)."""
     if state.colour == QUERY_KEY:
-        return np.full(len(shown.rows), kind in state.hidden)
+        return np.full(shown.index.n_tokens, kind in state.hidden)
     if state.colour in (NORM, FREQUENCY):
-        return np.zeros(len(shown.rows), dtype=bool)
-    return hidden_kinds(colour_values(shown, state), state.hidden)[shown.rows]
+        return np.zeros(shown.index.n_tokens, dtype=bool)
+    return _hidden_tokens(shown, State(colour=state.colour, hidden=state.hidden))
+
+
+@lru_cache(maxsize=4)
+def _hidden_tokens(shown: Shown, state: State) -> NDArray[np.bool_]:
+    return hidden_kinds(colour_values(shown, state), state.hidden)
 
 
 def inside(place: FloatArray, region: Sequence[tuple[float, float]]) -> NDArray[np.bool_]:
@@ -342,48 +384,90 @@ def inside(place: FloatArray, region: Sequence[tuple[float, float]]) -> NDArray[
     return found
 
 
+def _in_region(shown: Shown, state: State, kind: Kind, rows: IntArray | slice) -> NDArray[np.bool_]:
+    """Tell which of some rows of a kind lie in the selected region; a block at a time, and few points edge by edge."""
+    rows = np.arange(shown.index.n_tokens)[rows] if isinstance(rows, slice) else rows
+    corners = np.asarray(state.region, dtype=np.float64)
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    found = np.zeros(len(rows), dtype=bool)
+    for start in range(0, len(rows), BLOCK_ROWS):
+        place = shown.place(state, kind, rows[start : start + BLOCK_ROWS])
+        near = np.flatnonzero(((place >= low) & (place <= high)).all(axis=1))
+        found[start + near] = inside(place[near], state.region)
+    return found
+
+
 def region_rows(shown: Shown, state: State) -> dict[Kind, IntArray]:
-    """Return the drawn rows of each kind that lie in the selected region."""
+    """Return the rows of each kind, of those that the map shows, that lie in the selected region."""
     if not state.region:
         return {kind: np.zeros(0, dtype=np.int64) for kind in KINDS}
-    return {kind: shown.rows[inside(shown.place(state, kind, shown.rows), state.region)] for kind in KINDS}
+    rows = np.arange(shown.index.n_tokens) if shown.is_large else shown.rows
+    return {kind: rows[_in_region(shown, state, kind, rows)] for kind in KINDS}
 
 
-def sizes(shown: Shown, state: State) -> dict[Kind, FloatArray]:
-    """Return how large the drawn points are, 1 being usual: all alike, or by the length of their vector."""
-    n = len(shown.rows)
+def sizes(shown: Shown, state: State, rows: dict[Kind, IntArray] | None = None) -> dict[Kind, FloatArray]:
+    """Return how large points are, 1 being usual: all alike, or by the length of their vector.
+
+    rows: of each kind; by default all that are drawn.
+    """
+    rows = dict.fromkeys(KINDS, shown.rows) if rows is None else rows
     if not state.by_norm:
-        return {kind: np.ones(n, dtype=np.float32) for kind in KINDS}
-    head = shown.head(state)
-    norms = {
-        "query": np.linalg.norm(head.query[shown.rows], axis=1),
-        "key": np.linalg.norm(head.key[shown.rows], axis=1),
-    }
+        return {kind: np.ones(len(rows[kind]), dtype=np.float32) for kind in KINDS}
+    norms = vector_norms(shown, state.layer, state.head)
     found: dict[Kind, FloatArray] = {}
     for kind in KINDS:  # each by itself: queries may all be longer than keys, as the colour by length tells
-        low, high = np.percentile(norms[kind], [1, 99])
-        share = np.clip((norms[kind] - low) / (high - low), 0, 1) if high > low else np.full(n, 0.5)
+        low, high = np.percentile(norms[kind][shown.rows], [1, 99])
+        mine = norms[kind][rows[kind]]
+        share = np.clip((mine - low) / (high - low), 0, 1) if high > low else np.full(len(mine), 0.5)
         found[kind] = (0.5 + 1.6 * share).astype(np.float32)
     return found
 
 
 def corpus_links(shown: Shown, state: State) -> Links:
-    """Return the strongest pairs of the head over everything that is drawn."""
-    head, tokens = shown.head(state), shown.index.tokens
-    excluded = ~shown.is_shown
-    if not state.special:
-        excluded = excluded | tokens["is_special"].to_numpy()
-    if not state.first:
-        excluded = excluded | (tokens["position"].to_numpy() == 0)
-    weight, rows = strongest(
-        head.top_attention,
-        head.top_key,
-        top=state.n_links,
-        threshold=state.threshold,
-        excluded=excluded,
-        itself=state.itself,
-    )
+    """Return the strongest pairs of the head over everything that the map shows."""
+    said = {name: getattr(state, name) for name in LINKED_BY}
+    weight, rows = _strongest_pairs(shown, State(**said))
     return _links(shown, state, rows[:, 0], rows[:, 1], weight)
+
+
+@lru_cache(maxsize=16)
+def _strongest_pairs(shown: Shown, state: State) -> tuple[FloatArray, IntArray]:
+    """Return attention (pair) and rows (pair, query and key) of the strongest pairs, strongest first, else as the corpus.
+
+    The stored top keys are read a block at a time, and only what is stronger than all found before is looked at.
+    """
+    excluded = _unlinked(shown, state)
+    stored = [
+        store.read_array(shown.index.root / name / f"L{state.layer:02d}.npy")[state.head]
+        for name in ("top_attention", "top_key")
+    ]
+    weight: FloatArray = np.zeros(0, dtype=np.float32)
+    rows: IntArray = np.zeros((0, 2), dtype=np.int64)
+    least = state.threshold
+    for start in range(0, len(excluded), BLOCK_ROWS):
+        attention = store.float_array(stored[0][start : start + BLOCK_ROWS])
+        flat = np.flatnonzero((attention >= least) & (attention > 0))
+        query, key = start + flat // attention.shape[1], stored[1][start : start + BLOCK_ROWS].ravel()[flat]
+        keep = (key >= 0) & ~excluded[query] & ~excluded[key]
+        if not state.itself:
+            keep &= key != query
+        weight = np.concatenate([weight, attention.ravel()[flat[keep]]])
+        rows = np.concatenate([rows, np.stack([query[keep], key[keep]], axis=1)])
+        order = np.argsort(-weight, kind="stable")[: state.n_links]
+        weight, rows = weight[order], rows[order]
+        if 0 < len(weight) == state.n_links:
+            least = max(least, float(weight[-1]))
+    return weight, rows
+
+
+def _unlinked(shown: Shown, state: State) -> NDArray[np.bool_]:
+    """Return the rows that no link may touch: (token)."""
+    excluded = np.zeros(shown.index.n_tokens, dtype=bool) if shown.is_large else ~shown.is_shown
+    if not state.special:
+        excluded |= shown.index.tokens["is_special"].to_numpy()
+    if not state.first:
+        excluded |= shown.index.tokens["position"].to_numpy() == 0
+    return excluded
 
 
 def selected_links(shown: Shown, state: State) -> Links:

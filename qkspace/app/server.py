@@ -52,7 +52,14 @@ def find_indexes(folder: Path = OUT) -> list[Path]:
     return [path.parent for path in sorted(manifests, key=lambda path: path.stat().st_mtime, reverse=True)]
 
 
-def fill(doc: Document, roots: Sequence[Path], arguments: Mapping[str, Sequence[bytes]]) -> None:
+def fill(
+    doc: Document,
+    roots: Sequence[Path],
+    arguments: Mapping[str, Sequence[bytes]],
+    *,
+    model: str | None = None,
+    trust_remote_code: bool = False,
+) -> None:
     """Fill a visitor's document by what their address asks for (?index=NAME&layer=3&head=5&theme=dark).
 
     Where no index was named when the server was started, an address that names none gets a list of those in `OUT`. An
@@ -65,7 +72,8 @@ def fill(doc: Document, roots: Sequence[Path], arguments: Mapping[str, Sequence[
             return
         served = list(roots) or find_indexes()
         index = open_shared(_chosen(served, name))
-        make_document(doc, index, arguments=arguments, indexes=[r.name for r in served])
+        names = [root.name for root in served]
+        make_document(doc, index, arguments=arguments, indexes=names, model=model, trust_remote_code=trust_remote_code)
     except QKSpaceError as error:
         doc.title = "qkspace"
         _plain_page(doc, f"<h2>qkspace</h2><p>{escape(str(error))}</p>")
@@ -141,8 +149,17 @@ def _text(arguments: Mapping[str, Sequence[bytes]], name: str) -> str | None:
     return values[0].decode("utf-8", "replace") if values else None
 
 
-def serve(roots: Sequence[Path], *, port: int, address: str, show: bool, console: Console) -> None:
-    """Serve indexes until interrupted.
+def serve(
+    roots: Sequence[Path],
+    *,
+    port: int,
+    address: str,
+    show: bool,
+    console: Console,
+    model: str | None = None,
+    trust_remote_code: bool = False,
+) -> None:
+    """Serve indexes until interrupted; without any, a list of those in `OUT`. model, trust_remote_code: see `make_document`.
 
     Raises:
         QKSpaceError: an index cannot be read, there is none, or the port is taken.
@@ -151,13 +168,13 @@ def serve(roots: Sequence[Path], *, port: int, address: str, show: bool, console
     from bokeh.application.handlers.function import FunctionHandler
     from bokeh.server.server import Server
 
-    roots = list(roots) or find_indexes()
     for root in roots:
         open_shared(root)
-    _chosen(list(roots), None)
+    _chosen(list(roots) or find_indexes(), None)
 
     def visit(doc: Document) -> None:
-        fill(doc, roots, doc.session_context.request.arguments if doc.session_context else {})
+        arguments = doc.session_context.request.arguments if doc.session_context else {}
+        fill(doc, roots, arguments, model=model, trust_remote_code=trust_remote_code)
 
     try:
         port = port or _free_port(address)

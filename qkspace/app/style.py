@@ -67,6 +67,12 @@ WIDGET_CSS = f"""
   background: var(--field); color: var(--ink); border: 1px solid var(--line); border-radius: 6px; font-size: 13px;
 }}
 .bk-btn:hover {{ background: var(--field) !important; border-color: var(--accent); color: var(--accent); }}
+.bk-btn.bk-active, .bk-btn.bk-active:hover {{
+  background: var(--accent) !important; border-color: var(--accent); color: var(--accent-ink); box-shadow: none;
+}}
+.bk-btn:disabled, .bk-btn.bk-disabled, .bk-btn:disabled:hover, .bk-input:disabled {{
+  background: var(--page) !important; border-color: var(--line); color: var(--muted); opacity: .55;
+}}
 select.bk-input {{ appearance: auto !important; background-image: none !important; }}
 .noUi-target {{ background: var(--line); border: none; box-shadow: none; height: 5px; border-radius: 3px; }}
 .noUi-connect {{ background: var(--accent); }}
@@ -145,4 +151,67 @@ HEADER_CSS = f"""
 .what b {{ color: var(--ink); font-weight: 600; }}
 .bk-clearfix {{ width: 100%; }}
 .line {{ display: flex; align-items: baseline; height: 34px; line-height: 34px; overflow: hidden; }}
+"""
+
+SAID_CSS = """
+:host { width: auto; }
+.bk-clearfix { width: auto; overflow-wrap: anywhere; }
+.poor { display: block; padding: 4px 2px 0; max-height: 84px; overflow-y: auto; }
+"""
+
+CLEAR_CSS = """
+.bk-btn { background: none; border-color: transparent; color: var(--muted); padding: 2px 0; font-size: 16px; line-height: 1; }
+.bk-btn:hover { background: none !important; border-color: transparent; }
+.bk-btn:focus-visible { border-color: var(--accent); }
+"""
+
+_BUTTON_CSS = f"""
+button {{
+  background: var(--field); color: var(--ink); border: 1px solid var(--line); border-radius: 6px; padding: 5px 12px;
+  font: 13px/1.4 {FONT}; cursor: pointer;
+}}
+button:hover {{ border-color: var(--accent); color: var(--accent); }}
+button:focus-visible {{ outline: 2px solid var(--accent); outline-offset: 1px; }}
+"""
+
+HELP_CSS = f"""{_BUTTON_CSS}
+.behind {{
+  position: fixed; inset: 0; background: rgb(0 0 0 / .45); display: flex; align-items: center; justify-content: center;
+}}
+.dialog {{
+  background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 18px 22px; box-sizing: border-box;
+  width: min(1000px, 100vw - 32px); max-height: calc(100vh - 32px); overflow-y: auto; scrollbar-width: thin;
+  box-shadow: 0 12px 40px rgb(0 0 0 / .3);
+}}
+.dialog:focus {{ outline: none; }}
+h1 {{ font-size: 18px; font-weight: 650; margin: 0; }}
+.dialog h2 {{ font-size: 13px; color: var(--ink); margin: 14px 0 6px; }}
+.buttons {{ display: flex; gap: 8px; }}
+.important {{ margin: 12px 0 0; padding: 8px 12px; border-left: 3px solid var(--accent); background: var(--field); }}
+.halves {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(360px, 100%), 1fr)); column-gap: 32px; }}
+.dialog th {{ text-align: left; font-weight: 400; white-space: nowrap; padding: 4px 14px 4px 0; vertical-align: top; }}
+.dialog td {{ padding: 4px 0; vertical-align: top; font-size: 13px; }}
+kbd {{ display: inline-block; min-width: 12px; text-align: center; padding: 1px 4px; }}
+dl {{ margin: 0; }}
+dt {{ font-weight: 600; }}
+dd {{ margin: 0 0 8px; }}
+"""
+
+TOUR_CSS = f"""{_BUTTON_CSS}
+.ring, .bubble, .arrow {{ position: fixed; z-index: 900; box-sizing: content-box; }}
+.ring {{ border: 3px solid var(--accent); border-radius: 10px; pointer-events: none; opacity: .8; }}
+.bubble {{
+  width: 280px; box-sizing: border-box; background: var(--card); color: var(--ink); border: 2px solid var(--accent);
+  border-radius: 10px; padding: 12px 14px; font: 13px/1.5 {FONT}; box-shadow: 0 8px 28px rgb(0 0 0 / .28);
+}}
+p {{ margin: 0 0 10px; }}
+.foot {{ display: flex; align-items: center; gap: 8px; }}
+.step {{ flex: 1; color: var(--muted); font-size: 12px; }}
+.next {{ background: var(--accent); border-color: var(--accent); color: var(--accent-ink); }}
+.next:hover {{ color: var(--accent-ink); }}
+.arrow {{ width: 0; height: 0; border: 12px solid transparent; pointer-events: none; }}
+.arrow.below {{ border-top: 0; border-bottom-color: var(--accent); transform: translateX(-12px); }}
+.arrow.above {{ border-bottom: 0; border-top-color: var(--accent); transform: translate(-12px, -12px); }}
+.arrow.right {{ border-left: 0; border-right-color: var(--accent); transform: translateY(-12px); }}
+.arrow.left {{ border-right: 0; border-left-color: var(--accent); transform: translate(-12px, -12px); }}
 """

@@ -3,6 +3,8 @@ for (const [model, tip] of tips) {
   const el = Bokeh.index.find_one(model)?.el
   if (el) el.title = tip
 }
+const what = Bokeh.index.find_one(title)?.el?.shadowRoot.querySelector(".what")
+if (what) what.title = what.textContent  // a narrow window cuts it
 const bound = "qkspace_go_" + page.id
 if (!window[bound]) {  // what a card's button says is to be shown, in the words of an address
   window[bound] = true

@@ -1,10 +1,12 @@
 // Draw the attention of a sequence into `host`, and tell the page what the visitor does there.
-// Bokeh's maps as objects, and its arrays as the browser's own: parts of theirs (subarray) begin at the wrong place.
+// Bokeh's maps as objects, and its arrays as the browser's own: parts of theirs (subarray) begin at the wrong place. What
+// comes with the page holds maps, what comes later holds objects.
 const TYPES = {uint8: Uint8Array, uint16: Uint16Array, float32: Float32Array}
 const plain = (v) => {
   if (v instanceof Map) return Object.fromEntries([...v].map(([k, x]) => [k, plain(x)]))
   if (ArrayBuffer.isView(v)) return new TYPES[v.dtype](v.buffer, v.byteOffset, v.length)
-  return Array.isArray(v) ? v.map(plain) : v
+  if (Array.isArray(v)) return v.map(plain)
+  return v && typeof v === "object" ? Object.fromEntries(Object.entries(v).map(([k, x]) => [k, plain(x)])) : v
 }
 const views = globalThis.qkspace_views ??= new Map()
 const joined = (old, more) => {  // what is known of a sequence: layers come one at a time

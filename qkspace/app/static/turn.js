@@ -2,13 +2,26 @@
 const c = camera.data
 if (c.dims[0] != 3 || plot.toolbar.gestures.pan.active != null) return
 const begun = cb_obj.event_name == "panstart"
-if (begun) { plot.tags = [plot.tags[0], c.yaw[0], c.pitch[0]]; return }
-const yaw = plot.tags[1] + 0.4 * -cb_obj.delta_x
-const pitch = Math.max(-90, Math.min(90, plot.tags[2] + 0.4 * cb_obj.delta_y))
-if (cb_obj.event_name == "panend") {
+if (begun) {
+  plot.turning = {yaw: c.yaw[0], pitch: c.pitch[0]}
+  const [raster, ...points] = swapped
+  if (raster?.visible) {  // an image cannot be turned: points stand for it until the server has drawn another
+    raster.visible = false
+    for (const renderer of points) renderer.visible = true
+  }
+  return
+}
+const turning = plot.turning
+if (turning == null) return
+if (cb_obj.event_name == "panend") {  // this event does not say how far
+  plot.turning = null
+  const yaw = turning.last?.yaw ?? turning.yaw, pitch = turning.last?.pitch ?? turning.pitch
   camera.data = {...c, yaw: [((yaw % 360) + 540) % 360 - 180], pitch: [pitch]}
   return
 }
+const yaw = turning.yaw - 0.4 * cb_obj.delta_x
+const pitch = Math.max(-90, Math.min(90, turning.pitch + 0.4 * cb_obj.delta_y))
+turning.last = {yaw, pitch}
 const y = yaw * Math.PI / 180, p = pitch * Math.PI / 180
 const across = [Math.cos(y), Math.sin(y), 0]
 const up = [-Math.sin(y) * Math.sin(p), Math.cos(y) * Math.sin(p), Math.cos(p)]

@@ -15,7 +15,7 @@ from bokeh.events import RangesUpdate, Reset, Tap
 from bokeh.layouts import column, row
 from bokeh.models import Button, CheckboxGroup, ColumnDataSource, Div, InlineStyleSheet, NumericInput, Select
 
-from qkspace.app import figures_atlas, raster
+from qkspace.app import atlas, figures_atlas
 from qkspace.app.language import say
 from qkspace.app.raster import Extent
 from qkspace.app.select import Scene, Shown
@@ -26,6 +26,7 @@ Change = Callable[..., None]
 FRAME = (640, 560)  # pixels, until the browser says how large the frame is
 FINER = 4  # most pixels to a pixel of a cell
 LOW_FIRST = ("attention_kl", "weighted_correlation", "spearman", "entropy")  # what is best or clearest where it is low
+ZOOMED = 0.99  # share of the atlas across the view below which it is zoomed in
 OPENS = 0.95  # share of a cell across the view below which zooming in opens the head
 
 
@@ -55,7 +56,7 @@ class AtlasView:
         sheet = InlineStyleSheet(css=WIDGET_CSS)
         common: dict[str, Any] = {"stylesheets": [sheet], "margin": 0}
         t = self.say = partial(say, state.language)
-        labels = raster.order_labels(raster.atlas_table(shown, state), state.language)
+        labels = atlas.order_labels(atlas.atlas_table(shown, state), state.language)
         options = [("", t("order_place")), *labels.items()]
         self.order = Select(
             title=t("order"), value=state.order.lstrip("-"), options=options, width=270, name="order", **common
@@ -67,7 +68,8 @@ class AtlasView:
         self.least.on_change("value", lambda _attr, _old, new: self.change(least=new))
         self.faded = CheckboxGroup(labels=[t("fade_poor")], active=[], name="fade_poor", **(common | {"align": "end"}))
         self.faded.on_change("active", lambda _attr, _old, _new: self._draw())
-        self.count = Div(name="count", stylesheets=[InlineStyleSheet(css=CARD_CSS)], margin=0, align="end")
+        card = InlineStyleSheet(css=CARD_CSS)  # which is as wide as its place; this one stands at the end of a row
+        self.count = Div(name="count", stylesheets=[card], styles={"width": "auto"}, margin=0, align="end")
         parts = (self.order, self.direction, self.least, self.faded, self.count)
         self.choices = row(
             *parts, sizing_mode="stretch_width", styles={"gap": "10px", "padding-bottom": "4px"}, margin=0
@@ -117,7 +119,15 @@ class AtlasView:
         frame = (int(self.size["inner_width"] or 0), int(self.size["inner_height"] or 0))
         if min(frame) > 50 and frame != self.frame:
             self.frame = frame
-            self._draw()
+            if not self._is_zoomed():  # there the frame changes with the labels that are in view
+                self._draw()
+
+    def _is_zoomed(self) -> bool:
+        """Tell whether less than the whole atlas is in view."""
+        x_range = self.figure.x_range
+        if x_range.reset_end is None:
+            return False
+        return bool(x_range.end - x_range.start < ZOOMED * (x_range.reset_end - x_range.reset_start))
 
     # ---------------------------------------------------------------- what is shown
 
@@ -140,14 +150,14 @@ class AtlasView:
         if self.scene is None:
             return
         state = replace(self.state, dims=2)
-        table = raster.atlas_table(self.shown, state)
+        table = atlas.atlas_table(self.shown, state)
         by = state.order.lstrip("-")
         order = None
         if by or state.least is not None:
-            order = raster.order_heads(table, by, descending=not state.order.startswith("-"), **self._limits())
+            order = atlas.order_heads(table, by, descending=not state.order.startswith("-"), **self._limits())
         layout = figures_atlas.fit(table, *self.frame, order)
         finer = 1 if view is None else max(1, min(FINER, round(self.frame[0] / max(view.x1 - view.x0, 1))))
-        self.mosaic = raster.mosaic(
+        self.mosaic = atlas.mosaic(
             self.shown,
             state,
             **layout,
@@ -156,7 +166,7 @@ class AtlasView:
             view=view,
             finer=finer,
         )
-        figures_atlas.label_axes(self.figure, self.mosaic, matrix=order is None)
+        figures_atlas.label_axes(self.figure, self.mosaic, matrix=order is None, language=state.language)
         self.sources["mosaic"].data = figures_atlas.mosaic_data(self.mosaic)
         if view is None:
             self.sources["cells"].data = figures_atlas.cells_data(self.mosaic, table, state.language)

@@ -1,6 +1,7 @@
 """Map: the view of one head, its queries and keys in the plane or in space.
 
-In: a `Scene`. Out: the figure and its data sources, which this module alone writes.
+In: a `Scene`. Out: the figure and its data sources, which this module alone writes. Of a large index they hold an image of
+what is in view, or its points where they are few; the browser says where the visitor looks.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from bokeh.events import SelectionGeometry, Tap
+from bokeh.events import RangesUpdate, Reset, SelectionGeometry, Tap
 from bokeh.layouts import column
 from bokeh.models import ColumnDataSource, CustomJS
 from numpy.typing import NDArray
 
-from qkspace.app import figures, select
+from qkspace.app import detail, figures, select
 from qkspace.app.colours import KEY_COLOUR, QUERY_COLOUR
+from qkspace.app.raster import Extent
 from qkspace.app.scripts import script
 from qkspace.app.select import KINDS, Links, Scene, Shown
 from qkspace.app.state import MAX_CORNERS, Kind, State
@@ -25,6 +27,22 @@ from qkspace.schema import FloatArray
 Change = Callable[..., None]
 MOVES = ("layer", "head", "method", "dims", "by_norm")  # what moves or resizes the points
 LIVE = ("live_query", "live_key", "live_links", "live_labels")
+REFITS = ("layer", "head", "method", "dims")  # another map, which is shown whole (static/refit.js)
+SEEN_BY = (
+    *MOVES,
+    "yaw",
+    "pitch",
+    "colour",
+    "theme",
+    "hidden",
+    "selected",
+    "region",
+    "search",
+)  # what changes its points
+FRAME = (640, 560)  # pixels, until the browser says how large the frame is
+MOST_PIXELS = 4_096  # of a side of the image, whatever a browser says
+REST = 80  # milliseconds without a change of the view before it is drawn
+SAID = ("x", "y", "kind", "index", "token", "before", "after", "where", "partners")  # of the point under the mouse
 NAMES = ("query", "key", "own_query", "own_key", "links", "own", "labels", "picked", "frame", *LIVE)
 
 
@@ -35,21 +53,47 @@ class MapView:
         """Make the figure; `change` takes over what the visitor does, `place` says which head is shown, and comes last."""
         self.change, self.last = change, None
         self.state = state
-        self.sources = {name: ColumnDataSource() for name in NAMES} | _fixed_sources(shown) | {"place": place}
+        self.scene: Scene | None = None  # of a large index, as what follows
+        self.view: Extent | None = None  # what was drawn last
+        fixed = _large_sources() if shown.is_large else _fixed_sources(shown)
+        self.sources = {name: ColumnDataSource() for name in NAMES} | fixed | {"place": place}
         self.pixel = 0.0  # not known before the first click
         self.figure = figures.map_figure(self.sources, state.theme, 2 * len(shown.rows), language=state.language)
+        if state.dims == 3:  # a drag turns it: static/drag.js, which runs once the browser is there
+            self.figure.toolbar.active_drag = None
         self.figure.on_event(Tap, self._tap)
         self.figure.on_event(SelectionGeometry, self._select)
         self.sources["camera"].on_change("data", self._turned)
         drag = CustomJS(args={"plot": self.figure, "camera": self.sources["camera"]}, code=script("drag"))
         self.sources["camera"].js_on_change("data", drag)
-        self.sources["query"].js_on_change("data", CustomJS(args={"plot": self.figure}, code=script("wait")))
+        held = {"plot": self.figure} | ({"drawn": self.sources["drawn"]} if shown.is_large else {})
+        self.sources["query"].js_on_change("data", CustomJS(args=held, code=script("wait")))
         place.js_on_change("data", CustomJS(args={"plot": self.figure, "place": place}, code=script("refit")))
         self.figure.tags = [shown.head(state).name + _map_name(state)]
         self.shown = shown
+        if shown.is_large:
+            self._follow()
         self.root = column(self.figure, sizing_mode="stretch_both", styles={**PANEL, "padding": "6px"}, margin=0)
 
     last: State | None
+
+    def _follow(self) -> None:
+        """Follow where the visitor looks, and the mouse."""
+        self.drawn_frame = FRAME
+        self.renderers = {name: self.figure.select_one({"name": name}) for name in ("raster", *KINDS)}
+        self.waiting: Any = None
+        self.turn = 0
+        drawn = CustomJS(args={"plot": self.figure}, code=script("drawn"))
+        self.sources["drawn"].js_on_change("data", drawn)
+        self.sources["mouse"].on_change("data", self._rested)
+        for event in (RangesUpdate, Reset):
+            self.figure.on_event(event, lambda _event: self._moved())
+        self.size = {"inner_width": 0, "inner_height": 0}
+        for name in self.size:
+            self.figure.on_change(name, self._resized)
+        for axis_range in (self.figure.x_range, self.figure.y_range):
+            for end in ("start", "end"):
+                axis_range.on_change(end, lambda _attr, _old, _new: self._moved())
 
     # ---------------------------------------------------------------- what the visitor does
 
@@ -60,7 +104,8 @@ class MapView:
         x_range, width = self.figure.x_range, self.figure.inner_width or 600
         self.pixel = abs(float(x_range.end) - float(x_range.start)) / width  # in units of the map
         radius = figures.CLICK_PIXELS * self.pixel
-        self.change(selected=select.nearest(self.shown, self.state, float(event.x), float(event.y), radius))
+        nearest = detail.nearest if self.shown.is_large else select.nearest
+        self.change(selected=nearest(self.shown, self.state, float(event.x), float(event.y), radius))
 
     def _select(self, event: SelectionGeometry) -> None:
         """Take over a region that was lassoed or boxed."""
@@ -70,7 +115,58 @@ class MapView:
 
     def _turned(self, _attr: str, _old: Any, new: dict[str, Any]) -> None:
         """Take over from where the visitor now looks at a map in space."""
+        self.view = None
         self.change(yaw=float(new["yaw"][0]), pitch=float(new["pitch"][0]))
+        if self.view is None:  # back where it was: the image that points stood for is due again
+            self._moved()
+
+    def _moved(self) -> None:
+        """Draw the view again once it has come to rest."""
+        document = self.figure.document
+        if document is None or self.scene is None:
+            return
+        if self.waiting is not None:
+            document.remove_timeout_callback(self.waiting)
+        self.waiting = document.add_timeout_callback(self._look_again, REST)
+
+    def _resized(self, attr: str, _old: Any, new: int) -> None:
+        self.size[attr] = int(new or 0)
+        self._moved()
+
+    def _look_again(self) -> None:
+        """Draw what is in view, unless that is what is drawn, in one message."""
+        self.waiting = None
+        document, scene = self.figure.document, self.scene
+        if document is None or scene is None:
+            return
+        frame, view = self._frame_size(), self._view_now(scene)
+        if self.view is not None and frame == self.drawn_frame and _alike(view, self.view, frame):
+            return
+        document.hold("combine")
+        try:
+            self._draw_view(scene, view)
+            self.turn += 1  # always another, else it would not be sent
+            self.sources["drawn"].data = {"turn": [self.turn]}
+        finally:
+            document.unhold()
+
+    def _rested(self, _attr: str, _old: Any, new: dict[str, Any]) -> None:
+        """Say what lies under the mouse."""
+        if self.scene is None:
+            return
+        x, y = float(new["x"][0]), float(new["y"][0])
+        view, (width, _) = self._view_now(self.scene), self._frame_size()
+        radius = figures.CLICK_PIXELS * (view.x1 - view.x0) / width
+        found = detail.nearest(self.shown, self.state, x, y, radius)
+        said: dict[str, Any] = {name: [] for name in SAID}
+        if found is not None:
+            kind, row = found
+            place = self.shown.place(self.state, kind, slice(row, row + 1))[0].tolist()
+            words = detail.told(self.shown, self.state, kind, row)
+            said = {name: [value] for name, value in zip(SAID, [*place, kind, row], strict=False)}
+            said |= {name: [text] for name, text in words.items()}
+        if {name: list(value) for name, value in self.sources["near"].data.items()} != said:
+            self.sources["near"].data = said
 
     # ---------------------------------------------------------------- what is shown
 
@@ -80,18 +176,67 @@ class MapView:
         self.state = self.last = state
         moved = last is None or any(getattr(state, name) != getattr(last, name) for name in MOVES)
         turned = last is None or (state.yaw, state.pitch) != (last.yaw, last.pitch)
-        packed = select.packed_colours(scene.shown, state, scene.colours, scene.hit_rows)
-        if moved:
-            self._show_points(scene, packed)
+        if scene.shown.is_large:
+            self._show_large(scene, last)
         else:
-            for kind in KINDS:
-                source = self.sources[kind]
-                source.data["colour"] = packed[kind]
+            self._show_small(scene, moved=moved)
         if last is None or turned or state.dims != last.dims:
             self._show_camera(state)
         self._show_links(scene)
         self._show_selected(scene)
         self._show_live(scene)
+
+    def _show_small(self, scene: Scene, *, moved: bool) -> None:
+        """Write all points, or their colours alone."""
+        packed = select.packed_colours(scene.shown, scene.state, scene.colours, scene.hit_rows)
+        if moved:
+            self._show_points(scene, packed)
+            return
+        for kind in KINDS:
+            source = self.sources[kind]
+            source.data["colour"] = packed[kind]
+
+    def _show_large(self, scene: Scene, last: State | None) -> None:
+        """Draw the view that the visitor has, or all of another map; what is in view is known before the browser says it."""
+        state = scene.state
+        self.scene = scene
+        another = last is None or any(getattr(state, name) != getattr(last, name) for name in REFITS)
+        if last is None or any(getattr(state, name) != getattr(last, name) for name in SEEN_BY):
+            held = detail.frame(scene.shown, state)
+            if another:
+                self.sources["frame"].data = {"x": [held.x0, held.x1], "y": [held.y0, held.y1]}
+                self.sources["near"].data = {name: [] for name in SAID}
+            self._draw_view(scene, self._whole(scene) if another else self._view_now(scene))
+
+    def _draw_view(self, scene: Scene, view: Extent) -> None:
+        """Write the image or the points of a view."""
+        self.view, self.drawn_frame = view, self._frame_size()
+        seen = detail.sight(scene, view, *self.drawn_frame)
+        for kind in KINDS:
+            rows = seen.rows[kind]
+            if len(rows) or len(self.sources[kind].data.get("row", " ")):  # else there are none, as before
+                columns = {"row": rows.astype(np.int32), "colour": seen.colour[kind], "size": seen.size[kind]}
+                self.sources[kind].data = columns | placed(self.shown.solid(scene.state, kind, rows), scene.state)
+        self.sources["raster"].data = _image(seen)
+        for name, renderer in self.renderers.items():
+            renderer.visible = (name == "raster") == (seen.image is not None)
+
+    def _frame_size(self) -> tuple[int, int]:
+        """Return width and height of the frame in pixels."""
+        width, height = self.size["inner_width"], self.size["inner_height"]
+        return (min(width, MOST_PIXELS), min(height, MOST_PIXELS)) if min(width, height) > 1 else FRAME
+
+    def _whole(self, scene: Scene) -> Extent:
+        return detail.whole_view(detail.frame(scene.shown, scene.state), *self._frame_size())
+
+    def _view_now(self, scene: Scene) -> Extent:
+        """Return what the visitor has in view; before the browser has said it, the whole map."""
+        x, y = self.figure.x_range, self.figure.y_range
+        ends = (x.start, x.end, y.start, y.end)
+        if not all(isinstance(end, int | float) and np.isfinite(end) for end in ends):
+            return self._whole(scene)
+        view = Extent(*(float(end) for end in ends))
+        return view if view.x0 < view.x1 and view.y0 < view.y1 else self._whole(scene)
 
     def _show_points(self, scene: Scene, packed: dict[Kind, NDArray[np.uint32]]) -> None:
         size = select.sizes(scene.shown, scene.state)
@@ -185,6 +330,20 @@ def _frame(scene: Scene) -> dict[str, Any]:
     return {"x": np.array([low[0], high[0]]), "y": np.array([low[1], high[1]])}
 
 
+def _alike(one: Extent, other: Extent, frame: tuple[int, int]) -> bool:
+    """Tell whether two views differ by less than half a pixel."""
+    pixel = (other.x1 - other.x0) / frame[0]
+    return max(abs(a - b) for a, b in zip(one, other, strict=True)) < pixel / 2
+
+
+def _image(seen: detail.Sight) -> dict[str, Any]:
+    """Return the image of a view, or none."""
+    view, image = seen.view, seen.image
+    if image is None:
+        return {name: [] for name in ("image", "x", "y", "dw", "dh")}
+    return {"image": [image], "x": [view.x0], "y": [view.y0], "dw": [view.x1 - view.x0], "dh": [view.y1 - view.y0]}
+
+
 def _map_name(state: State) -> str:
     return f"{state.method}{state.dims}"
 
@@ -199,6 +358,15 @@ def _corners(geometry: dict[str, Any]) -> tuple[tuple[float, float], ...] | None
     corners = list(zip(geometry["x"], geometry["y"], strict=True))
     step = -(-len(corners) // MAX_CORNERS)
     return tuple((float(f"{x:.5g}"), float(f"{y:.5g}")) for x, y in corners[:: max(step, 1)])
+
+
+def _large_sources() -> dict[str, ColumnDataSource]:
+    """Return what is sent of a large index beside its points in view: no token but the one under the mouse."""
+    names = ("raster", "mouse", "drawn", "tokens", "sentences")
+    return {name: ColumnDataSource() for name in names} | {
+        "near": ColumnDataSource({name: [] for name in SAID}),
+        "camera": ColumnDataSource({"yaw": [0.0], "pitch": [0.0], "dims": [2]}),
+    }
 
 
 def _fixed_sources(shown: Shown) -> dict[str, ColumnDataSource]:
