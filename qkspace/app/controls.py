@@ -224,6 +224,7 @@ class Controls:
         self.by_norm = CheckboxGroup(
             labels=[t("by_norm")], active=[0] if state.by_norm else [], name="by_norm", **common
         )
+        self.labels = CheckboxGroup(labels=[t("labels")], active=[0] if state.labels else [], name="labels", **common)
         self.n_links = Slider(
             title=t("n_links"), start=0, end=1000, step=10, value=state.n_links, name="n_links", **common
         )
@@ -239,14 +240,18 @@ class Controls:
         self.links = column(
             self.n_links, self.threshold, self.hide_title, self.hide, sizing_mode="stretch_width", styles=GAP, margin=0
         )
-        self.of_points = column(self.colour, self.by_norm, sizing_mode="stretch_width", styles=GAP, margin=0)
+        self.of_points = column(
+            self.colour, self.by_norm, self.labels, sizing_mode="stretch_width", styles=GAP, margin=0
+        )
         self.of_map = of_map
         parts = [self.pick, of_map, self.of_points, self.links, *([self.note] if self.note.text else [])]
         self.root = column(*parts, sizing_mode="stretch_width", styles={**PANEL, **GAP}, margin=0)
 
     def _note(self) -> str:
         n, drawn = self.index.n_tokens, len(self.shown.rows)
-        return "" if drawn == n else f'<p class="small muted">{self.say("drawn", drawn=drawn, total=n)}</p>'
+        if drawn == n:
+            return ""
+        return f'<p class="small muted">{self.say("drawn_files", drawn=drawn, total=n)}</p>'
 
     def _head_options(self, state: State) -> list[str]:
         return [str(i) for i in range(self.index.layers[state.layer].n_heads)]
@@ -262,6 +267,7 @@ class Controls:
         self.dims.on_change("value", lambda _attr, _old, new: change(dims=int(new)))
         self.colour.on_change("value", lambda _attr, _old, new: change(colour=new, hidden=()))
         self.by_norm.on_change("active", lambda _attr, _old, new: change(by_norm=bool(new)))
+        self.labels.on_change("active", lambda _attr, _old, new: change(labels=bool(new)))
         self.n_links.on_change("value_throttled", lambda _attr, _old, new: change(n_links=int(new)))
         self.threshold.on_change("value_throttled", lambda _attr, _old, new: change(threshold=float(new)))
         self.hide.on_change("active", lambda _attr, _old, new: change(**{n: i not in new for i, n in enumerate(HIDE)}))
@@ -281,7 +287,8 @@ class Controls:
         self.hide.active = [i for i, name in enumerate(HIDE) if not getattr(state, name)]
         self.links.visible = state.page == "map"
         self.of_points.visible = state.page in ("map", "atlas")
-        self.by_norm.visible = state.page == "map"
+        self.labels.active = [0] if state.labels else []
+        self.by_norm.visible = self.labels.visible = state.page == "map"
 
     def paint(self, theme: str) -> None:
         """Take on the colours of a theme."""

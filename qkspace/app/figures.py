@@ -184,6 +184,7 @@ def map_figure(sources: dict[str, ColumnDataSource], theme: str, n_points: int, 
         y_offset=-4,
         name="labels",
     )
+    _add_names(plot, sources)
     _add_live(plot, sources)
     _add_tooltips(plot, sources)
     speak(plot, language)
@@ -222,6 +223,24 @@ def _turning(plot: figure, sources: dict[str, ColumnDataSource]) -> CustomAction
         callback=CustomJS(code=back, args={"camera": sources["camera"]}),
         visible=False,
         icon="undo",
+    )
+
+
+def _add_names(plot: figure, sources: dict[str, ColumnDataSource]) -> None:
+    """Write the names of some tokens beside their points."""
+    plot.text(
+        *("x", "y"),
+        text="text",
+        source=sources["names"],
+        text_font_size="11px",
+        text_font={"value": "Inter, Segoe UI, Noto Sans, sans-serif"},
+        background_fill_alpha=0.6,
+        padding=1,
+        border_radius=2,
+        anchor="bottom_left",
+        x_offset=4,
+        y_offset=-2,
+        name="names",
     )
 
 
@@ -358,8 +377,9 @@ def paint(plot: figure, theme: str) -> None:
             plot.select_one({"name": f"own_{kind}"}).glyph.line_color = hue
             live = plot.select_one({"name": f"live_{kind}"}).glyph
             live.fill_color, live.line_color = hue, colours["ink"]
-        for name in ("labels", "live_labels"):
+        for name in ("labels", "live_labels", "names"):
             plot.select_one({"name": name}).glyph.background_fill_color = colours["plot"]
+        plot.select_one({"name": "names"}).glyph.text_color = colours["ink"]
         for name in ("links", "own", "picked", "live_links"):
             plot.select_one({"name": name}).glyph.line_color = LINK_COLOUR[theme]
     if plot.name == "heads":

@@ -126,6 +126,17 @@ class Shown:
         """The methods that have a map in the plane, unfold before the others: the page opens with the first."""
         return sorted((method for method, dims in self.index.maps if dims == 2), key=lambda method: method != "unfold")
 
+    @cached_property
+    def text_length(self) -> IntArray:
+        """How many characters each row's token has."""
+        texts = self.index.tokens["text"].astype("string").str.len()
+        return np.minimum(texts.fillna(0).to_numpy(dtype=np.int32), 24)
+
+    @cached_property
+    def text_code(self) -> IntArray:
+        """A number for each row's token, the same for equal texts."""
+        return np.asarray(pd.factorize(self.index.tokens["text"])[0], dtype=np.int64)
+
     def dims(self, method: str) -> list[int]:
         """The dimensions in which there is a map of a method; it can always be drawn in the plane, or not at all."""
         return sorted(dims for name, dims in self.index.maps if name == method)

@@ -31,12 +31,12 @@ class State:
 
     page: which view is open. method, dims: the map; yaw, pitch: from where a map in space is seen, in degrees.
     colour: what points are coloured by; hidden: kinds of it that are faded; by_norm: whether points are as large as their
-    vectors are long. n_links strongest pairs of at least `threshold` attention are linked; special, itself, first: whether
-    links may touch special tokens, join a token to itself, or touch the first token of a sequence. selected: kind ("query"
-    or "key") and row of the clicked point. region: corners (x, y) of what was lassoed on the map. sequence: which one the
-    sentence view shows, where no token is clicked. search: what is searched for (`qkspace.search`). order, least: by which
-    score or statistic the atlas is sorted (lowest first after a "-"), and from which value on a head is shown. text, pair:
-    the live sentence, and what it is paired with.
+    vectors are long; labels: whether some tokens are named. n_links strongest pairs of at least `threshold` attention are
+    linked; special, itself, first: whether links may touch special tokens, join a token to itself, or touch the first token
+    of a sequence. selected: kind ("query" or "key") and row of the clicked point. region: corners (x, y) of what was
+    lassoed on the map. sequence: which one the sentence view shows, where no token is clicked. search: what is searched for
+    (`qkspace.search`). order, least: by which score or statistic the atlas is sorted (lowest first after a "-"), and from
+    which value on a head is shown. text, pair: the live sentence, and what it is paired with.
     """
 
     page: Page = "map"
@@ -48,6 +48,7 @@ class State:
     pitch: float = 20.0
     colour: str = QUERY_KEY
     by_norm: bool = False
+    labels: bool = True
     n_links: int = 100
     threshold: float = 0.1
     special: bool = False
@@ -197,6 +198,7 @@ READERS: dict[str, Callable[[str, str, Shown], Any]] = {
     "pitch": _share,
     "colour": _colour,
     "by_norm": _yes,
+    "labels": _yes,
     "n_links": _number,
     "threshold": _share,
     "special": _yes,

@@ -128,14 +128,16 @@ td.name {{ color: var(--muted); }}
 .token.special {{ font-size: 11px; }}
 .bar {{ height: 8px; border-radius: 4px; min-width: 1px; }}
 button.link, button.entry {{ border: 0; background: none; padding: 0; font: inherit; cursor: pointer; text-align: left; }}
-button.link {{ color: var(--accent); }}
+button.link {{ color: var(--accent); overflow-wrap: anywhere; }}
 button.link:hover {{ text-decoration: underline; }}
 button.link:focus-visible, button.entry:focus-visible {{ outline: 2px solid var(--accent); outline-offset: 1px; }}
 button.entry {{ color: inherit; width: 100%; }}
 ul.plain {{ list-style: none; margin: 0; padding: 0; }}
 ul.plain > li {{ padding: 3px 0; border-top: 1px solid var(--line); }}
 ul.plain > li:first-child {{ border-top: 0; }}
-.chip {{ display: inline-block; background: var(--field); border: 1px solid var(--line); border-radius: 8px; padding: 0 6px; }}
+.chip {{ display: inline-block; background: var(--field); border: 1px solid var(--line); border-radius: 8px; padding: 0 6px;
+  max-width: 100%;
+  box-sizing: border-box; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; vertical-align: bottom; }}
 .scroll {{ max-height: 260px; overflow-y: auto; scrollbar-width: thin; }}
 td.text {{ max-width: 150px; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }}
 details > summary {{ cursor: pointer; color: var(--muted); font-size: 12px; }}

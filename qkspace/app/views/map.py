@@ -15,14 +15,14 @@ from bokeh.layouts import column
 from bokeh.models import ColumnDataSource, CustomJS
 from numpy.typing import NDArray
 
-from qkspace.app import detail, figures, select
+from qkspace.app import detail, figures, labels, select
 from qkspace.app.colours import KEY_COLOUR, QUERY_COLOUR
 from qkspace.app.raster import Extent
 from qkspace.app.scripts import script
 from qkspace.app.select import KINDS, Links, Scene, Shown
 from qkspace.app.state import MAX_CORNERS, Kind, State
 from qkspace.app.style import PANEL
-from qkspace.schema import FloatArray
+from qkspace.schema import FloatArray, IntArray
 
 Change = Callable[..., None]
 MOVES = ("layer", "head", "method", "dims", "by_norm")  # what moves or resizes the points
@@ -41,9 +41,10 @@ SEEN_BY = (
 )  # what changes its points
 FRAME = (640, 560)  # pixels, until the browser says how large the frame is
 MOST_PIXELS = 4_096  # of a side of the image, whatever a browser says
+MOST_CHARACTERS = 24  # of a name on the map
 REST = 80  # milliseconds without a change of the view before it is drawn
 SAID = ("x", "y", "kind", "index", "token", "before", "after", "where", "partners")  # of the point under the mouse
-NAMES = ("query", "key", "own_query", "own_key", "links", "own", "labels", "picked", "frame", *LIVE)
+NAMES = ("query", "key", "own_query", "own_key", "links", "own", "labels", "names", "picked", "frame", *LIVE)
 
 
 class MapView:
@@ -53,8 +54,11 @@ class MapView:
         """Make the figure; `change` takes over what the visitor does, `place` says which head is shown, and comes last."""
         self.change, self.last = change, None
         self.state = state
-        self.scene: Scene | None = None  # of a large index, as what follows
-        self.view: Extent | None = None  # what was drawn last
+        self.scene: Scene | None = None
+        self.drawn_rows: dict[Kind, IntArray] | None = None  # that are drawn as points, of a large index
+        self.view: Extent | None = None  # what was drawn last, of a large index
+        self.waiting: Any = None
+        self.size = {"inner_width": 0, "inner_height": 0}
         fixed = _large_sources() if shown.is_large else _fixed_sources(shown)
         self.sources = {name: ColumnDataSource() for name in NAMES} | fixed | {"place": place}
         self.pixel = 0.0  # not known before the first click
@@ -71,29 +75,31 @@ class MapView:
         place.js_on_change("data", CustomJS(args={"plot": self.figure, "place": place}, code=script("refit")))
         self.figure.tags = [shown.head(state).name + _map_name(state)]
         self.shown = shown
+        self._follow()
         if shown.is_large:
-            self._follow()
+            self._follow_closely()
         self.root = column(self.figure, sizing_mode="stretch_both", styles={**PANEL, "padding": "6px"}, margin=0)
 
     last: State | None
 
     def _follow(self) -> None:
-        """Follow where the visitor looks, and the mouse."""
-        self.drawn_frame = FRAME
-        self.renderers = {name: self.figure.select_one({"name": name}) for name in ("raster", *KINDS)}
-        self.waiting: Any = None
-        self.turn = 0
-        drawn = CustomJS(args={"plot": self.figure}, code=script("drawn"))
-        self.sources["drawn"].js_on_change("data", drawn)
-        self.sources["mouse"].on_change("data", self._rested)
+        """Follow where the visitor looks."""
         for event in (RangesUpdate, Reset):
             self.figure.on_event(event, lambda _event: self._moved())
-        self.size = {"inner_width": 0, "inner_height": 0}
         for name in self.size:
             self.figure.on_change(name, self._resized)
         for axis_range in (self.figure.x_range, self.figure.y_range):
             for end in ("start", "end"):
                 axis_range.on_change(end, lambda _attr, _old, _new: self._moved())
+
+    def _follow_closely(self) -> None:
+        """Follow the mouse, and what of a large index is in view."""
+        self.drawn_frame = FRAME
+        self.renderers = {name: self.figure.select_one({"name": name}) for name in ("raster", *KINDS)}
+        self.turn = 0
+        drawn = CustomJS(args={"plot": self.figure}, code=script("drawn"))
+        self.sources["drawn"].js_on_change("data", drawn)
+        self.sources["mouse"].on_change("data", self._rested)
 
     # ---------------------------------------------------------------- what the visitor does
 
@@ -140,6 +146,9 @@ class MapView:
         if document is None or scene is None:
             return
         frame, view = self._frame_size(), self._view_now(scene)
+        self._show_names(scene, view)
+        if not scene.shown.is_large:
+            return
         if self.view is not None and frame == self.drawn_frame and _alike(view, self.view, frame):
             return
         document.hold("combine")
@@ -174,6 +183,7 @@ class MapView:
         """Write what the state asks for; points are only sent when another head or map moved them."""
         state, last = scene.state, self.last
         self.state = self.last = state
+        self.scene = scene
         moved = last is None or any(getattr(state, name) != getattr(last, name) for name in MOVES)
         turned = last is None or (state.yaw, state.pitch) != (last.yaw, last.pitch)
         if scene.shown.is_large:
@@ -185,6 +195,20 @@ class MapView:
         self._show_links(scene)
         self._show_selected(scene)
         self._show_live(scene)
+        another = last is None or any(getattr(state, name) != getattr(last, name) for name in REFITS)
+        self._show_names(scene, self._whole(scene) if another else self._view_now(scene))
+
+    def _show_names(self, scene: Scene, view: Extent) -> None:
+        """Name some of the points in view, or of those that are picked out; a chosen token's sequence has its own names."""
+        state, shown = scene.state, scene.shown
+        found: list[tuple[Kind, IntArray]] = []
+        if state.labels and state.selected is None and scene.live is None:
+            found = labels.named(scene, view, self._frame_size(), self.drawn_rows)
+        solid = [shown.solid(state, kind, rows) for kind, rows in found]
+        self.sources["names"].data = {
+            "text": [_short(text) for _, rows in found for text in shown.index.tokens["text"].iloc[rows].astype(str)],
+            **placed(np.concatenate([np.zeros((0, state.dims), dtype=np.float32), *solid]), state),
+        }
 
     def _show_small(self, scene: Scene, *, moved: bool) -> None:
         """Write all points, or their colours alone."""
@@ -199,7 +223,6 @@ class MapView:
     def _show_large(self, scene: Scene, last: State | None) -> None:
         """Draw the view that the visitor has, or all of another map; what is in view is known before the browser says it."""
         state = scene.state
-        self.scene = scene
         another = last is None or any(getattr(state, name) != getattr(last, name) for name in REFITS)
         if last is None or any(getattr(state, name) != getattr(last, name) for name in SEEN_BY):
             held = detail.frame(scene.shown, state)
@@ -212,6 +235,7 @@ class MapView:
         """Write the image or the points of a view."""
         self.view, self.drawn_frame = view, self._frame_size()
         seen = detail.sight(scene, view, *self.drawn_frame)
+        self.drawn_rows = None if seen.image is not None else seen.rows
         for kind in KINDS:
             rows = seen.rows[kind]
             if len(rows) or len(self.sources[kind].data.get("row", " ")):  # else there are none, as before
@@ -227,7 +251,12 @@ class MapView:
         return (min(width, MOST_PIXELS), min(height, MOST_PIXELS)) if min(width, height) > 1 else FRAME
 
     def _whole(self, scene: Scene) -> Extent:
-        return detail.whole_view(detail.frame(scene.shown, scene.state), *self._frame_size())
+        if scene.shown.is_large:
+            held = detail.frame(scene.shown, scene.state)
+        else:
+            (x0, x1), (y0, y1) = (self.sources["frame"].data[name] for name in ("x", "y"))
+            held = Extent(float(x0), float(x1), float(y0), float(y1))
+        return detail.whole_view(held, *self._frame_size())
 
     def _view_now(self, scene: Scene) -> Extent:
         """Return what the visitor has in view; before the browser has said it, the whole map."""
@@ -342,6 +371,10 @@ def _image(seen: detail.Sight) -> dict[str, Any]:
     if image is None:
         return {name: [] for name in ("image", "x", "y", "dw", "dh")}
     return {"image": [image], "x": [view.x0], "y": [view.y0], "dw": [view.x1 - view.x0], "dh": [view.y1 - view.y0]}
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + "\u2026"
 
 
 def _map_name(state: State) -> str:
