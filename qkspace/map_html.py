@@ -10,6 +10,7 @@ from html import escape
 from typing import Any
 
 import numpy as np
+from bokeh.document import Document
 from bokeh.embed import file_html
 from bokeh.models import ColumnDataSource, CustomJSHover, HoverTool, WheelZoomTool
 from bokeh.palettes import Cividis256
@@ -106,7 +107,9 @@ def map_html(
         "ink": look["ink"],
         "muted": look["muted"],
     }
-    return str(file_html(plot, INLINE, title=heading, template=PAGE, template_variables=words))
+    document = Document()  # of its own: a server's would bring the page's callbacks along
+    document.add_root(plot)
+    return str(file_html(document, INLINE, title=heading, template=PAGE, template_variables=words))
 
 
 def _figure(look: dict[str, str]) -> figure:

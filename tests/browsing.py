@@ -35,7 +35,7 @@ FLAGS = [
     "--disable-sync",
 ]
 SIZES = [(1280, 800), (1920, 1080)]
-WAIT = 8_000  # milliseconds that anything may take on a slow machine before it has failed
+WAIT = 20_000  # milliseconds that anything may take on a slow machine before it has failed
 
 # What the tests ask of the page; models have the names that the app gives them.
 TOOLS_JS = """

@@ -396,7 +396,6 @@ def test_the_theme_changes_the_page_and_keeps_the_choice(visit: Visit, address: 
     assert seen.head() == "Layer 2, head 3"
 
 
-@pytest.mark.xfail(reason="the address leaves out the theme that a page begins with", strict=True)
 def test_light_chosen_in_a_dark_browser_outlasts_a_reload(visit: Visit, address: str) -> None:
     seen = visit(f"{address}?layer=2&head=3", scheme="dark")
     seen.until("(t) => qk.model('map').background_fill_color.toLowerCase() == t", THEMES["dark"]["plot"].lower())
@@ -551,8 +550,7 @@ def test_without_an_index_those_in_out_are_listed(
         for name, said in (("three", "No index 'three' is served here"), ("newer", "format version 99")):
             refused = visit(f"{url}?index={name}", wait=False)
             refused.page.get_by_text(said).wait_for(timeout=WAIT)
-    if cut:
-        pytest.xfail("the list is as wide as the window, and its margin of 40 pixels comes on top (server._plain_page)")
+    assert not cut
 
 
 # -------------------------------------------------------------------------------------------------- the command

@@ -5,6 +5,8 @@ In: data sources that `document` fills. Out: the map of a head, and the small ch
 
 from __future__ import annotations
 
+from typing import Any
+
 from bokeh.events import MouseMove, Pan, PanEnd, PanStart
 from bokeh.models import (
     BoxSelectTool,
@@ -132,7 +134,7 @@ def map_figure(sources: dict[str, ColumnDataSource], theme: str, n_points: int, 
         margin=0,
         name="map",
     )
-    plot.toolbar.active_scroll = plot.select_one(WheelZoomTool)
+    plot.toolbar.active_scroll = tool_of(plot, WheelZoomTool)
     plot.toolbar.logo = None
     plot.toolbar.stylesheets = [TOOLBAR_CSS]
     plot.segment("x0", "y0", "x1", "y1", source=sources["links"], line_alpha="alpha", line_width="width", name="links")
@@ -194,6 +196,16 @@ def map_figure(sources: dict[str, ColumnDataSource], theme: str, n_points: int, 
     return plot
 
 
+def renderer(plot: figure, name: str) -> Any:
+    """Return the renderer of that name. Bokeh's own search goes through all that is tied to a figure, the whole page."""
+    return next(each for each in plot.renderers if each.name == name)
+
+
+def tool_of(plot: figure, kind: type[Tool]) -> Any:
+    """Return the tool of a kind."""
+    return next(each for each in plot.tools if isinstance(each, kind))
+
+
 def _map_tools() -> list[Tool]:
     """Return the tools of the map; what a lasso or a box selects is worked out on the server, from its corners."""
     selecting = {"renderers": [], "persistent": False}
@@ -211,7 +223,7 @@ def _map_tools() -> list[Tool]:
 def _turning(plot: figure, sources: dict[str, ColumnDataSource]) -> CustomAction:
     """Let a drag turn a map in space while no other tool takes drags; return the tool that turns it back."""
     moved = [source for name, source in sources.items() if name not in STILL]
-    swapped = [plot.select_one({"name": name}) for name in ("raster", "query", "key")] if "raster" in sources else []
+    swapped = [renderer(plot, name) for name in ("raster", "query", "key")] if "raster" in sources else []
     args = {"plot": plot, "sources": moved, "camera": sources["camera"], "swapped": swapped}
     turn = CustomJS(code=script("turn"), args=args)
     for event in (PanStart, Pan, PanEnd):
@@ -343,7 +355,7 @@ def speak(plot: figure, language: Language) -> None:
     for tool in plot.tools:
         if name := "turn_back" if tool.name == "turn" else TOOLS.get(type(tool)):
             tool.description = say(language, name)
-    hover = plot.select_one(HoverTool)
+    hover = tool_of(plot, HoverTool)
     if plot.name == "map":
         names = {name: f"tooltip_{name}" for name in ("where", "attends", "attended")} | {
             "query": "query",
@@ -378,10 +390,10 @@ def paint(plot: figure, theme: str) -> None:
             live = plot.select_one({"name": f"live_{kind}"}).glyph
             live.fill_color, live.line_color = hue, colours["ink"]
         for name in ("labels", "live_labels", "names"):
-            plot.select_one({"name": name}).glyph.background_fill_color = colours["plot"]
-        plot.select_one({"name": "names"}).glyph.text_color = colours["ink"]
+            renderer(plot, name).glyph.background_fill_color = colours["plot"]
+        renderer(plot, "names").glyph.text_color = colours["ink"]
         for name in ("links", "own", "picked", "live_links"):
-            plot.select_one({"name": name}).glyph.line_color = LINK_COLOUR[theme]
+            renderer(plot, name).glyph.line_color = LINK_COLOUR[theme]
     if plot.name == "heads":
-        plot.select_one({"name": "here"}).glyph.line_color = colours["poor"]
+        renderer(plot, "here").glyph.line_color = colours["poor"]
         plot.axis.axis_line_color = plot.axis.major_tick_line_color = None

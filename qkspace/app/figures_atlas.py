@@ -26,6 +26,7 @@ from bokeh.models import (
 from bokeh.plotting import figure
 
 from qkspace.app.atlas import best_columns, cell_size
+from qkspace.app.figures import renderer, tool_of
 from qkspace.app.language import say
 from qkspace.app.style import FONT, THEMES, TOOLBAR_CSS
 
@@ -86,7 +87,7 @@ def atlas_figure(sources: dict[str, ColumnDataSource], theme: str, *, titled: bo
         margin=0,
         name="atlas",
     )
-    plot.toolbar.active_scroll = plot.select_one(WheelZoomTool)
+    plot.toolbar.active_scroll = tool_of(plot, WheelZoomTool)
     plot.toolbar.logo = None
     plot.toolbar.stylesheets = [TOOLBAR_CSS]
     plot.image_rgba("image", "x", "y", "dw", "dh", source=sources["mosaic"], name="mosaic")
@@ -126,19 +127,19 @@ def paint_atlas(plot: figure, theme: str) -> None:
         axis.axis_label_text_font_size = axis.major_label_text_font_size = "11px"
         axis.axis_label_text_font = axis.major_label_text_font = "Inter, Segoe UI, Noto Sans, sans-serif"
         axis.major_label_standoff = 2
-    cells = plot.select_one({"name": "cells"})
+    cells = renderer(plot, "cells")
     cells.glyph.line_color = colours["line"]
     cells.nonselection_glyph.line_color = colours["line"]
     cells.hover_glyph.line_color = cells.selection_glyph.line_color = colours["accent"]
-    plot.select_one({"name": "here"}).glyph.line_color = colours["poor"]
-    plot.select_one({"name": "titles"}).glyph.text_color = colours["muted"]
+    renderer(plot, "here").glyph.line_color = colours["poor"]
+    renderer(plot, "titles").glyph.text_color = colours["muted"]
 
 
 def label_axes(plot: figure, mosaic: Mosaic, *, matrix: bool, language: Language = "en") -> None:
     """Number the layers and heads beside the cells; in reading order the cells bear names, and the axes nothing."""
     plot.axis.visible = matrix
     plot.min_border_left = 56 if matrix else MARGIN
-    plot.select_one({"name": "titles"}).visible = not matrix and mosaic.cell_px >= LEAST_TITLED
+    renderer(plot, "titles").visible = not matrix and mosaic.cell_px >= LEAST_TITLED
     if not matrix:
         return
     cells = mosaic.cells

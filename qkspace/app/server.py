@@ -30,6 +30,7 @@ p {{ max-width: 60em; }}
 table {{ border-collapse: collapse; }}
 th, td {{ text-align: left; padding: 6px 14px 6px 0; border-bottom: 1px solid color-mix(in srgb, CanvasText 20%, transparent);
  vertical-align: top; max-width: 26em; }}
+th {{ white-space: nowrap; }}
 td.wrong {{ color: color-mix(in srgb, CanvasText 70%, red); }}
 """
 OUT = Path("out")  # where indexes are looked for when none is named
@@ -84,7 +85,7 @@ def _plain_page(doc: Document, text: str) -> None:
         GlobalInlineStyleSheet(css=":root { color-scheme: light dark; }"),
         InlineStyleSheet(css=PLAIN_CSS),
     ]
-    doc.add_root(Div(text=text, styles={"margin": "40px"}, stylesheets=sheets, sizing_mode="stretch_width"))
+    doc.add_root(Div(text=text, styles={"padding": "40px", "box-sizing": "border-box"}, stylesheets=sheets, sizing_mode="stretch_width"))
 
 
 def list_indexes(doc: Document, folder: Path) -> None:

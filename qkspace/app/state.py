@@ -70,9 +70,10 @@ class State:
 def to_address(state: State, first: State) -> dict[str, str]:
     """Return what an address must say of a state, which leaves out what a page begins with (`first`) anyway.
 
-    Layer, head and method always stand there: which ones a page begins with depends on the scores.
+    Layer, head and method always stand there: which ones a page begins with depends on the scores. So does the theme, which
+    the browser may wish otherwise.
     """
-    always = ("layer", "head", "method")
+    always = ("layer", "head", "method", "theme")
     said = {f.name: getattr(state, f.name) for f in fields(State) if f.name not in ("selected", "region", "hidden")}
     address = {name: _said(value) for name, value in said.items() if name in always or value != getattr(first, name)}
     if state.selected is not None:
@@ -166,7 +167,9 @@ def _sequence(name: str, text: str, shown: Shown) -> int | None:
     return sequence
 
 
-def _selected(name: str, text: str, shown: Shown) -> tuple[str, int]:
+def _selected(name: str, text: str, shown: Shown) -> tuple[str, int] | None:
+    if text == "":
+        return None
     kind, _, row = text.partition("-")
     if kind not in get_args(Kind) or not row.isdecimal() or len(row) > 9 or int(row) >= shown.index.n_tokens:
         raise _refuse(name, text, f"query-ROW or key-ROW with a row below {shown.index.n_tokens}")
@@ -175,7 +178,7 @@ def _selected(name: str, text: str, shown: Shown) -> tuple[str, int]:
 
 def _region(name: str, text: str, _shown: Shown) -> tuple[tuple[float, float], ...]:
     corners = []
-    for corner in text.split("_")[:MAX_CORNERS]:
+    for corner in text.split("_")[:MAX_CORNERS] if text else []:
         x, _, y = corner.partition("~")
         place = (_share(name, x, _shown), _share(name, y, _shown))
         if place[0] is None or place[1] is None:

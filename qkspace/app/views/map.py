@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from bokeh.events import RangesUpdate, Reset, SelectionGeometry, Tap
 from bokeh.layouts import column
-from bokeh.models import ColumnDataSource, CustomJS
+from bokeh.models import ColumnDataSource, CustomAction, CustomJS
 from numpy.typing import NDArray
 
 from qkspace.app import detail, figures, labels, select
@@ -95,7 +95,7 @@ class MapView:
     def _follow_closely(self) -> None:
         """Follow the mouse, and what of a large index is in view."""
         self.drawn_frame = FRAME
-        self.renderers = {name: self.figure.select_one({"name": name}) for name in ("raster", *KINDS)}
+        self.renderers = {name: figures.renderer(self.figure, name) for name in ("raster", *KINDS)}
         self.turn = 0
         drawn = CustomJS(args={"plot": self.figure}, code=script("drawn"))
         self.sources["drawn"].js_on_change("data", drawn)
@@ -278,7 +278,7 @@ class MapView:
         self.sources["frame"].data = _frame(scene)
 
     def _show_camera(self, state: State) -> None:
-        self.figure.select_one({"name": "turn"}).visible = state.dims == 3
+        figures.tool_of(self.figure, CustomAction).visible = state.dims == 3
         self.sources["camera"].data = {"yaw": [state.yaw], "pitch": [state.pitch], "dims": [state.dims]}
 
     def _show_links(self, scene: Scene) -> None:
