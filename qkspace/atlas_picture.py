@@ -19,7 +19,7 @@ from qkspace.app.colours import QUERY_KEY, Colouring
 from qkspace.app.select import NORM, Shown
 from qkspace.app.state import Kind, State, Theme
 from qkspace.captions import corpus_words, titled
-from qkspace.drawing import MARGIN, Font, Sheet, check_width, height_of, unpack, visible
+from qkspace.drawing import MARGIN, WIDEST, Font, Sheet, check_width, height_of, unpack, visible
 from qkspace.index import Index, View
 from qkspace.legend import draw_legend, legend_height
 from qkspace.report import verdict
@@ -29,6 +29,7 @@ POINTS = 250_000  # tokens drawn over all maps, and at most
 POINTS_EACH = 3_000  # on one of them
 CELL = 0.55  # inches: the least width of a map
 SCORES = 0.15  # inches below a map for its scores
+LEFT = 0.5  # inches beside the maps for the numbers of layers
 LEGEND = 2.2  # inches that the legend takes
 
 
@@ -55,12 +56,11 @@ def atlas_picture(
         QKSpaceError: there are no such maps, no such colour, or too little width.
     """
     method = index.head(0, 0).projection(method, dims).method
-    left = 0.5
-    width = width or max(7.0, left + 2 * MARGIN + index.n_heads * CELL)
+    width = width or default_width(index.n_heads)
     check_width(width)
-    cell = (width - left - 2 * MARGIN) / index.n_heads
+    cell = (width - LEFT - 2 * MARGIN) / index.n_heads
     if cell < 0.3:
-        least = left + 2 * MARGIN + index.n_heads * 0.3
+        least = LEFT + 2 * MARGIN + index.n_heads * 0.3
         raise QKSpaceError(f"{index.n_heads} maps across need a width of {least:.1f} inches at least; got {width:g}.")
     cell = min(cell, 1.2)
     n_heads = sum(layer.n_heads for layer in index.layers)
@@ -77,18 +77,23 @@ def atlas_picture(
     sheet = Sheet.of(width, end + key + 2 * MARGIN + height_of(lines), font, theme)
     name = f"{visible(index.model_name)}: all heads"
     sheet.text(MARGIN, MARGIN * 0.7, font.shorten(name, 9, 0.9 * width - 2 * MARGIN), size=9, weight="bold")
-    axes = sheet.axes(left + MARGIN, title, index.n_heads * cell, index.n_layers * row, inches=True)
+    axes = sheet.axes(LEFT + MARGIN, title, index.n_heads * cell, index.n_layers * row, inches=True)
     _draw_maps(axes, sheet, shown, state, dims, cell)
-    _write_scores(sheet, shown, f"{method}{dims}", (left + MARGIN, title), cell)
+    _write_scores(sheet, shown, f"{method}{dims}", (LEFT + MARGIN, title), cell)
     for head in range(index.n_heads):
         words = f"head {head}" if head == 0 or cell >= CELL else str(head)
-        sheet.text(left + MARGIN + (head + 0.5) * cell, title - 0.15, words, size=6.5, colour="muted", ha="center")
+        sheet.text(LEFT + MARGIN + (head + 0.5) * cell, title - 0.15, words, size=6.5, colour="muted", ha="center")
     for layer in range(index.n_layers):
         y = title + layer * row + cell / 2
         sheet.text(MARGIN, y, f"layer {layer}", size=6.5, colour="muted", va="center")
     draw_legend(sheet, MARGIN, end, LEGEND, colours.legend, **known)
     sheet.paragraph(MARGIN, end + key + MARGIN, lines)
     return sheet.figure
+
+
+def default_width(n_heads: int) -> float:
+    """Return how wide the picture is, in inches, where nobody says so: maps of many heads are smaller."""
+    return min(max(7.0, LEFT + 2 * MARGIN + n_heads * CELL), WIDEST)
 
 
 def _draw_maps(axes: Axes, sheet: Sheet, shown: Shown, state: State, dims: int, cell: float) -> None:

@@ -24,9 +24,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qkspace.schema import FloatArray, QKSpaceError
+from qkspace.schema import FloatArray, LayerSpec, QKSpaceError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from qkspace.index import Index
     from qkspace.live import LiveSequence
 
@@ -208,15 +210,17 @@ class AttentionView:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write the page into a file and return its path.
+        """Write the page into a file, whole or not at all, and return its path.
 
         Raises:
             QKSpaceError: the file is not to be .html, or its folder is not there.
         """
         from qkspace.drawing import check_path
+        from qkspace.store import replacing
 
         path = check_path(path, (".html",))
-        path.write_text(self.html, encoding="utf-8")
+        with replacing(path) as file:
+            file.write(self.html.encode("utf-8"))
         return path
 
 
@@ -302,6 +306,8 @@ def attention_view(
     n_heads = {number: len(array) for number, array in layers.items()}
     _check_start(layer, heads, n_heads)
     levels = _levels(sum(array.size for array in layers.values()))
+    if scales is not None:
+        _check_layers("scales", len(scales), layers)
     vectors = [
         _per_layer(name, given, layers, size)
         for name, given, size in (
@@ -418,11 +424,18 @@ def _chosen_layers(arrays: list[FloatArray], include: Sequence[int] | None) -> d
 
 
 def _check_start(layer: int | None, heads: Sequence[int] | None, n_heads: dict[int, int]) -> None:
+    if not n_heads:
+        raise QKSpaceError("No layer was asked for: name some, or leave layers out to see all.")
     if layer is not None and layer not in n_heads:
         raise QKSpaceError(f"There is no layer {layer} to show: the view has layers {', '.join(map(str, n_heads))}.")
     n = n_heads[next(iter(n_heads)) if layer is None else layer]
     if heads is not None and any(not 0 <= head < n for head in heads):
         raise QKSpaceError(f"heads is {list(heads)}: expected numbers between 0 and {n - 1}, the heads of the layer.")
+
+
+def _check_layers(name: str, n_given: int, layers: Iterable[int]) -> None:
+    if n_given <= (last := max(layers)):
+        raise QKSpaceError(f"{name} is of {n_given} layers and attentions of {last + 1} or more: give every layer.")
 
 
 def _per_layer(
@@ -431,10 +444,7 @@ def _per_layer(
     """Return what comes beside attention, a record a shown layer: (head or key head, token, ...)."""
     if given is None:
         return None
-    if len(given) <= max(layers):
-        raise QKSpaceError(
-            f"{name} is of {len(given)} layers and attentions of {max(layers) + 1} or more: give every layer."
-        )
+    _check_layers(name, len(given), layers)
     axes = 2 if name == "value_norms" else 3
     records: list[dict[str, Any] | None] = []
     for number, attention in layers.items():
@@ -526,19 +536,11 @@ def attention_data(
     rows = index.rows(sequence)
     n = rows.stop - rows.start
     _levels(n * n * sum(index.layers[number].n_heads for number in chosen))
-    tokens = index.tokens.iloc[rows]
     data: Payload = {
         "id": f"{index.root}/{sequence}",
-        "queryTokens": tokens["text"].astype(str).tolist(),
-        "isSpecial": tokens["is_special"].astype(bool).tolist(),
-        "words": [None if word < 0 else word for word in tokens["word"].tolist()],
         "sentenceB": None,
-        "layers": list(range(index.n_layers)),
-        "heads": [layer.n_heads for layer in index.layers],
         "levels": levels,
-        "causal": [layer.causal for layer in index.layers],
-        "windows": [layer.window for layer in index.layers],
-        "scales": [float(layer.scale) for layer in index.layers],
+        **_described(index.tokens.iloc[rows], index.layers),
     }
     numbers = range(index.n_layers)
     data["attention"] = [
@@ -583,6 +585,20 @@ def index_attention_view(
     return _view(data, options, height)
 
 
+def _described(tokens: pd.DataFrame, layers: Sequence[LayerSpec]) -> Payload:
+    """Return what the view is told of tokens, a row each, and of how all layers of a model attend."""
+    return {
+        "queryTokens": tokens["text"].astype(str).tolist(),
+        "isSpecial": tokens["is_special"].astype(bool).tolist(),
+        "words": [None if word < 0 else word for word in tokens["word"].tolist()],
+        "layers": list(range(len(layers))),
+        "heads": [layer.n_heads for layer in layers],
+        "causal": [layer.causal for layer in layers],
+        "windows": [layer.window for layer in layers],
+        "scales": [float(layer.scale) for layer in layers],
+    }
+
+
 def _attention_record(index: Index, layer: int, sequence: int, levels: int) -> dict[str, Any]:
     """Return the weights of a layer, a head at a time: (head, query, key)."""
     n_heads = index.layers[layer].n_heads
@@ -616,8 +632,7 @@ def _stored(index: Index, name: str, layer: int, rows: slice) -> dict[str, Any]:
 
 def live_data(live: LiveSequence, *, layers: Sequence[int], thumbs: bool = False, levels: int = LEVELS) -> Payload:
     """Return the attention over a live sentence as the view takes it; see `attention_data`."""
-    chosen, tokens = set(layers), live.tokens
-    numbers = range(len(live.layers))
+    chosen, numbers = set(layers), range(len(live.layers))
 
     def weights(number: int) -> FloatArray:
         return np.stack([live.attention(number, head) for head in range(live.layers[number].n_heads)])
@@ -627,16 +642,9 @@ def live_data(live: LiveSequence, *, layers: Sequence[int], thumbs: bool = False
 
     data: Payload = {
         "id": f"live/{live.full_text}",
-        "queryTokens": tokens["text"].astype(str).tolist(),
-        "isSpecial": tokens["is_special"].astype(bool).tolist(),
-        "words": [None if word < 0 else word for word in tokens["word"].tolist()],
         "sentenceB": live.sentence_b_start,
-        "layers": list(numbers),
-        "heads": [layer.n_heads for layer in live.layers],
         "levels": levels,
-        "causal": [layer.causal for layer in live.layers],
-        "windows": [layer.window for layer in live.layers],
-        "scales": [float(layer.scale) for layer in live.layers],
+        **_described(live.tokens, live.layers),
         "attention": [_record(quantise(weights(i), levels)) if i in chosen else None for i in numbers],
     }
     if thumbs:

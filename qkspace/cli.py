@@ -309,7 +309,12 @@ def _verify(options: argparse.Namespace, console: Console) -> int:
     faults = store.verify(options.index)
     for fault in faults:
         console.error(f"{options.index}: {fault}")
-    if faults:
+    if faults and all(fault.endswith(store.UNNAMED) for fault in faults):
+        console.say(
+            "What the manifest names is sound. The rest is of a `qkspace project` that did not finish, which goes on when it "
+            "is run again, or does not belong there."
+        )
+    elif faults:
         console.say("Make it again with the command that made it and --overwrite.")
     else:
         n = len(store.read_manifest(options.index)["files"])

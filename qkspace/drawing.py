@@ -31,6 +31,7 @@ from qkspace.store import replacing
 
 DPI = 300  # of a PNG, and of the point clouds inside an SVG or PDF
 PICTURES = (".png", ".svg", ".pdf")
+WIDEST = 60  # inches
 MARGIN = 0.12  # inches between the edge of the sheet and what is on it
 LEADING = 1.35  # height of a line of text, in its size
 PREFERRED = (
@@ -213,8 +214,8 @@ def unpack(colours: NDArray[np.uint32]) -> FloatArray:
 
 def check_width(width: float) -> None:
     """Refuse a picture that could not be read or held in memory."""
-    if not 2.5 <= width <= 60:
-        raise QKSpaceError(f"A picture is 2.5 to 60 inches wide; got {width:g}.")
+    if not 2.5 <= width <= WIDEST:
+        raise QKSpaceError(f"A picture is 2.5 to {WIDEST} inches wide; got {width:g}.")
 
 
 def height_of(lines: list[str], size: float = 7) -> float:

@@ -160,6 +160,8 @@ def export(
     unused = [name for name, value in given.items() if value is not None and name not in USED[view]]
     if unused:
         raise QKSpaceError(f"{unused[0]} says nothing about the view {view!r}, which takes {', '.join(USED[view])}.")
+    if tokens is not None and path.suffix.lower() == ".html":
+        raise QKSpaceError(f"{path}: a page shows all tokens of a sequence. Leave tokens out, or end it in .svg.")
     if view == "atlas":
         from qkspace.picture import atlas_picture
 

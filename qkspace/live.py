@@ -27,7 +27,7 @@ from qkspace.extract import bytes_per_token
 from qkspace.index import Index, attend
 from qkspace.model import Checkpoint, Device, context_length, identity, load
 from qkspace.schema import FloatArray, IntArray, LayerSpec, Positions, QKSpaceError, TextSequence
-from qkspace.tokenise import _special_ids
+from qkspace.tokenise import special_ids
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,7 +104,7 @@ class LiveModel:
         self._tokenizer.truncation_side = "right"  # "left" would cut off the beginning
         context = context_length(checkpoint) or MAX_TOKENS
         self.max_tokens = min(context, MAX_TOKENS, MAX_BYTES // bytes_per_token(layers, 0, "float32"))
-        self._special_ids = _special_ids(self._tokenizer)
+        self._special_ids = special_ids(self._tokenizer)
         # An encoder whose tokenizer puts something between two texts was trained on pairs.
         added = [self._tokenizer.num_special_tokens_to_add(pair=pair) for pair in (False, True)]
         self.encodes_pairs = added[1] > added[0] and not any(layer.causal for layer in layers)

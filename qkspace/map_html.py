@@ -18,7 +18,7 @@ from bokeh.plotting import figure
 from bokeh.resources import INLINE
 
 from qkspace.app import select
-from qkspace.app.colours import LINK_COLOUR, QUERY_KEY, Legend
+from qkspace.app.colours import LINK_COLOUR, QUERY_KEY, Colouring, Legend
 from qkspace.app.state import Kind, Theme
 from qkspace.app.style import FONT, THEMES
 from qkspace.captions import titled
@@ -97,6 +97,7 @@ def map_html(
     lines = {"x0": start[:, 0], "y0": start[:, 1], "x1": end[:, 0], "y1": end[:, 1], "alpha": np.clip(attention, 0, 1)}
     drawn = plot.segment("x0", "y0", "x1", "y1", source=ColumnDataSource(lines), line_alpha="alpha", name="links")
     drawn.glyph.line_color = LINK_COLOUR[theme]
+    _add_selected(plot, layout, colours)
     heading = f"{visible(index.model_name)}: layer {layer}, head {head}"
     words = {
         "heading": escape(heading),
@@ -158,6 +159,30 @@ def _add_points(plot: figure, layout: MapLayout, colours: dict[Any, Any]) -> Non
         formatter = CustomJSHover(code=TOOLTIP_JS, args={**said, "source": source, "kind": kind, "says": says})
         hover: dict[str, Any] = {"tooltips": TOOLTIP.replace("@index", "@i"), "formatters": {"@i": formatter}}
         plot.add_tools(HoverTool(renderers=[points], point_policy="snap_to_data", limit=1, visible=False, **hover))
+
+
+def _add_selected(plot: figure, layout: MapLayout, colours: Colouring) -> None:
+    """Draw the chosen token's sequence large, its own lines, and a ring around it."""
+    if layout.state.selected is None:
+        return
+    kind, row = layout.state.selected
+    other: Kind = "key" if kind == "query" else "query"
+    span, ring = layout.shown.sequence_rows(row), LINK_COLOUR[layout.state.theme]
+    x, y = layout.place[kind][row]
+    attention = select.selected_attention(layout.shown, layout.state)
+    joined = np.flatnonzero(attention >= select.LEAST_SHOWN)
+    ends = layout.place[other][span][joined]
+    lines: dict[str, Any] = {"x1": ends[:, 0], "y1": ends[:, 1], "alpha": np.clip(attention[joined], 0.15, 1)}
+    source = ColumnDataSource({"x0": np.full(len(ends), x), "y0": np.full(len(ends), y), **lines})
+    look: dict[str, Any] = {"line_color": ring, "line_width": 2, "name": "own links"}
+    plot.segment("x0", "y0", "x1", "y1", source=source, line_alpha="alpha", **look)
+    for each in select.KINDS:
+        place = layout.place[each][span].astype(np.float32)
+        colour = (colours.query if each == "query" else colours.key)[span] | np.uint32(0xFF)
+        source = ColumnDataSource({"x": place[:, 0], "y": place[:, 1], "colour": colour})
+        size, marker = (9, "circle") if each == "query" else (12, "diamond")
+        plot.scatter("x", "y", source=source, name=f"own {each}", marker=marker, size=size, color="colour")
+    plot.scatter([x], [y], name="picked", size=20, fill_color=None, line_color=ring, line_width=2)
 
 
 def _legend(what: Legend, *, markers: bool) -> str:

@@ -265,12 +265,15 @@ def read_manifest(root: Path) -> dict[str, Any]:
     return manifest
 
 
+UNNAMED = "not in the manifest"  # how a fault ends that takes nothing from the index
+
+
 def verify(root: Path) -> list[str]:
     """Compare every file with the manifest and return what is wrong, a line a fault; an empty list means sound."""
     expected: dict[str, dict[str, Any]] = read_manifest(root)["files"]
     found = file_records(root)
     faults = [f"{name}: missing" for name in expected.keys() - found.keys()]
-    faults += [f"{name}: not in the manifest" for name in found.keys() - expected.keys()]
+    faults += [f"{name}: {UNNAMED}" for name in found.keys() - expected.keys()]
     for name in expected.keys() & found.keys():
         if found[name]["bytes"] != expected[name]["bytes"]:
             faults.append(f"{name}: {found[name]['bytes']} bytes, the manifest says {expected[name]['bytes']}")

@@ -149,12 +149,12 @@ def _chunks(
     chunk_size: int,
     counts: TokeniseCounts,
 ) -> Iterator[TokenisedChunk]:
-    special_ids = _special_ids(tokenizer)
+    special = special_ids(tokenizer)
     word_columns: set[str] = set()  # of all chunks so far: they decide the names of the columns
     first = 0
     for batch in _batches(sequences, chunk_size):
         words = words_of(batch)
-        windows = _choose(_encode(batch, tokenizer, max_length, special_ids), len(batch), long, counts)
+        windows = _choose(_encode(batch, tokenizer, max_length, special), len(batch), long, counts)
         if len(windows.lengths):
             word_columns.update(*(sequence.word_metadata for sequence in batch))
             yield _chunk(batch, words, windows, first, tokenizer, word_columns, counts.renamed)
@@ -178,7 +178,7 @@ def _batches(sequences: Iterable[TextSequence], size: int) -> Iterator[list[Text
 # ---------------------------------------------------------------------------------------------- the tokenizer
 
 
-def _special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the ids that are special wherever they stand: a word unknown or masked is still content."""
     content = {tokenizer.unk_token_id, tokenizer.mask_token_id}
     content -= {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.cls_token_id}

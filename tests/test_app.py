@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, parse_qsl
 
 import numpy as np
 import pandas as pd
@@ -24,11 +26,12 @@ from bokeh.plotting import figure
 from numpy.typing import NDArray
 
 from qkspace import store
-from qkspace.app import colours, select, words
+from qkspace.app import colours, files, select, words
 from qkspace.app.document import make_document
 from qkspace.app.select import N_TOP, Kind, Shown, State
 from qkspace.app.server import fill, find_indexes, open_shared
 from qkspace.index import Index
+from qkspace.live import LiveModel
 from qkspace.report import verdict
 from qkspace.schema import QKSpaceError
 
@@ -498,6 +501,93 @@ def test_a_layer_with_fewer_heads_takes_its_last_one(uneven: Index) -> None:
     assert (visitor.widget("layer").value, head.value) == ("0", "11")
 
 
+def _told(visitor: Visitor, what: str, value: Any) -> None:
+    """Say what the browser says: an address that was gone back to, or a button of a card."""
+    page = visitor.widget("page")
+    page.tags = [what, value, page.tags[2] + 1]
+
+
+def _address(visitor: Visitor) -> dict[str, str]:
+    """Return what the page says that its address is."""
+    tagged = [div.tags for div in visitor.doc.select({"type": Div}) if len(div.tags) == 2]
+    assert len(tagged) == 1
+    return dict(parse_qsl(tagged[0][0]))
+
+
+def test_the_way_back_keeps_what_was_hidden_of_another_colour(visitor: Visitor) -> None:
+    _told(visitor, "address", "?layer=2&head=3&colour=kind&hidden=special")
+    address = _address(visitor)
+    assert (address["colour"], address["hidden"]) == ("kind", "special")
+
+
+def test_the_way_back_keeps_the_order_of_the_atlas(small_index: Index) -> None:
+    visitor = Visitor(small_index, page="atlas")
+    _told(visitor, "address", "?page=atlas&order=entropy&least=0.5")
+    address = _address(visitor)
+    assert (address["order"], address["least"]) == ("entropy", "0.5"), "highest first, as the address says"
+    assert visitor.widget("order").value == "entropy"
+    assert visitor.widget("direction").label == "\u2193"
+
+
+def test_a_region_is_let_go_with_the_map_that_it_was_drawn_on(small_index: Index) -> None:
+    visitor = Visitor(small_index, arguments={"region": [b"-9~-9_9~-9_9~9_-9~9"]}, layer=2, head=3)
+    assert "region" in _address(visitor)
+    _told(visitor, "go", "selected=query-3")
+    assert "region" in _address(visitor)
+    _told(visitor, "go", "layer=1&head=4")
+    assert "region" not in _address(visitor)
+
+
+@pytest.mark.parametrize("what", ["address", "go"])
+@pytest.mark.parametrize("value", ["layer=99", "yaw=", "order=nothing&page=atlas", "selected=query-999999999"])
+def test_an_address_that_cannot_be_shown_is_told_and_nothing_changes(visitor: Visitor, what: str, value: str) -> None:
+    before = _address(visitor)
+    _told(visitor, what, value)
+    assert visitor.widget("trouble").visible
+    assert "asks for" in visitor.widget("trouble").text or "no layer" in visitor.widget("trouble").text
+    assert _address(visitor) == before
+    _told(visitor, "go", "layer=1")
+    assert not visitor.widget("trouble").visible
+
+
+def test_an_example_of_a_head_is_shown_in_the_place_of_a_live_sentence(small_index: Index) -> None:
+    visitor = Visitor(small_index, page="head")
+    goes = re.findall('data-go="([^"]*sequence=[^"]*)"', visitor.widget("head_typical").text)
+    assert goes
+    for each in goes:
+        said = parse_qs(html.unescape(each), keep_blank_values=True)
+        assert said["text"] == said["pair"] == said["selected"] == [""]
+
+
+def test_the_sentence_keeps_several_heads_until_another_is_chosen(small_index: Index) -> None:
+    visitor = Visitor(small_index, page="sentence", layer=2, head=3)
+    assert visitor.widget("sentence").tags[2]["heads"] == [3]
+    now = {"layer": 2, "heads": None, "head": 3, "mode": "lines", "selected": {"side": "query", "token": 1}}
+    _told(visitor, "view", now)
+    assert _address(visitor)["selected"].startswith("query-")
+    assert "heads" not in visitor.widget("sentence").tags[2], "all of them stay"
+    _told(visitor, "view", now | {"selected": {"side": "query", "token": 10**6}})
+    assert "selected" not in _address(visitor), "a token of another sequence, which was open before"
+    visitor.widget("head").value = "5"
+    assert visitor.widget("sentence").tags[2]["heads"] == [5]
+
+
+def test_a_live_sentence_is_on_no_map_of_a_head_that_has_none(unmapped_index: Index) -> None:
+    shown = Shown(unmapped_index)
+    live = LiveModel.of(unmapped_index).run("Once there was a boat.")
+    for head, n in ((2, 0), (1, len(live.tokens))):
+        state = State(layer=1, head=head)
+        scene = select.Scene(shown, state, select.colouring(shown, state), live=live)
+        assert len(select.live_points(scene).text) == n
+
+
+@pytest.mark.parametrize("kind", ["exe", "/../x.png", ""])
+def test_only_files_of_known_kinds_are_made(small_index: Index, kind: str) -> None:
+    shown, state = Shown(small_index), State()
+    with pytest.raises(QKSpaceError, match=r"png, svg, html, csv, parquet\.$"):
+        files.make(kind, select.Scene(shown, state, select.colouring(shown, state)))
+
+
 def test_two_visitors_share_nothing_that_changes(small_index: Index) -> None:
     mine, other = Visitor(small_index, layer=2, head=3), Visitor(small_index, layer=2, head=3)
     assert not {id(m) for m in mine.doc.models} & {id(m) for m in other.doc.models}
@@ -543,7 +633,7 @@ def test_a_page_of_a_large_index_says_what_it_leaves_out(
 ) -> None:
     monkeypatch.setattr("qkspace.app.document.shown_of", lambda _index: part)
     visitor = Visitor(small_index, layer=2, head=3)
-    assert f"{len(part.rows):,} of {small_index.n_tokens:,} tokens" in visitor.text()
+    assert all(f"{n:,}" in visitor.text() for n in (len(part.rows), small_index.n_tokens))
     row = int(part.rows[len(part.rows) // 2])
     at = int(np.flatnonzero(visitor.data("query", "row")[:, 0] == row)[0])
     view = small_index.head(2, 3).projection()
@@ -704,3 +794,14 @@ def test_the_curves_that_chose_the_gauge_are_drawn_with_the_chosen_one_marked(sm
     assert len(heights) == gauge.curve_correlation.size
     assert (min(heights), max(heights)) == (4.0, 86.0), "the strongest correlation, the most negative, is drawn lowest"
     assert words.gauge_curves(dataclasses.replace(gauge, curve_names=())) == "", "nothing was searched"
+
+
+def test_a_click_links_the_whole_sequence_where_that_is_wanted(small_index: Index) -> None:
+    shown = Shown(small_index)
+    row = int(np.flatnonzero(~small_index.tokens["is_special"].to_numpy())[0])
+    state = State(layer=2, head=3, method=shown.methods[0], selected=("query", row), threshold=0.15, whole=True)
+    links = select.selected_links(shown, state)
+    attention = small_index.head(2, 3).attention(int(small_index.tokens["sequence"].iloc[row]))
+    np.testing.assert_array_equal(np.sort(links.attention), np.sort(attention[attention >= 0.15]))
+    one = select.selected_links(shown, dataclasses.replace(state, whole=False))
+    assert 0 < len(one.attention) < len(links.attention)

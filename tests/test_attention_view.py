@@ -138,6 +138,7 @@ def test_causality_is_seen() -> None:
         (None, {"sentence_b_start": 9}, "between 1 and 8"),
         (None, {"words": [0]}, "1 values for 9 tokens"),
         (None, {"queries": [np.ones((4, 9, 8))]}, "queries is of 1 layers"),
+        (None, {"scales": [0.5]}, "scales is of 1 layers"),
         (None, {"keys": [np.ones((3, 9, 8))] * 3}, "keys of layer 0 has shape (3, 9, 8)"),
     ],
 )
@@ -159,6 +160,28 @@ def test_the_page_has_no_address_and_no_token_ends_its_script(layers: list[NDArr
     assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//|@import|fetch\(|XMLHttpRequest""", page)
     held = json.loads(re.search(r'id="held">(.*?)</script>', page, re.DOTALL)[1])  # type: ignore[index]
     assert held["data"]["queryTokens"] == tokens
+
+
+def test_a_page_that_cannot_be_written_leaves_what_was_there(
+    layers: list[NDArray[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "page.html"
+    path.write_text("what was there")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        attention_view(layers, TOKENS).save(path)
+    assert path.read_text() == "what was there"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_no_layer_of_an_index_is_refused_in_words(decoder_index: Index) -> None:
+    sequence = int(decoder_index.sequences["sequence"].iloc[3])
+    with pytest.raises(QKSpaceError, match="No layer was asked for"):
+        decoder_index.sentence(sequence, layers=[])
 
 
 def test_data_of_an_index_is_its_attention(decoder_index: Index) -> None:

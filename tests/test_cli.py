@@ -203,6 +203,18 @@ def test_verify_tells_a_sound_index_from_a_damaged_one(index_copy: Path, capsys:
     ]
 
 
+def test_verify_does_not_ask_for_a_new_build_where_only_more_maps_were_left_unfinished(
+    index_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = index_copy / "maps" / "joint-pca2"
+    folder.mkdir()
+    (folder / "common.npz").write_bytes(b"whole, but of maps that are not all there")
+    assert main(["verify", str(index_copy)]) == 1
+    err = " ".join(capsys.readouterr().err.split())
+    assert "maps/joint-pca2/common.npz: not in the manifest" in err
+    assert "qkspace project" in err and "--overwrite" not in err
+
+
 # ---------------------------------------------------------------------------------------------- usage
 
 

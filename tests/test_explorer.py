@@ -342,6 +342,8 @@ def test_zooming_into_a_cell_opens_the_head(explore: Explorer) -> None:
         if "page" not in seen.address():
             break
         place = atlas_pixel(seen, 2, 5)
+        if not np.isfinite(place).all():  # the atlas has just given way to the map
+            break
         seen.page.mouse.move(*place)
         seen.page.mouse.wheel(0, -400)
         seen.page.wait_for_timeout(120)
@@ -780,7 +782,7 @@ def test_nonsense_in_the_address_gives_a_readable_page(explore: Explorer, page: 
         "sentence": {"sequence", "selected"},
     }
     for name in sorted(of_view[page]):
-        for value in NONSENSE[name]:
+        for value in NONSENSE[name][:1]:  # all of them are tried without a browser, in test_state
             seen.page.goto(f"{explore.url}?index=decoder&page={page}&{name}={quote(value)}")
             seen.page.wait_for_function(READY_JS, timeout=WAIT)
             text = seen.deep_text()

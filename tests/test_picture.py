@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import threading
@@ -9,17 +10,21 @@ import warnings
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from bokeh.document import Document
 from conftest import MakeCheckpoint
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
+from qkspace.app.select import LEAST_SHOWN
+from qkspace.atlas_picture import default_width
 from qkspace.cli import main
-from qkspace.drawing import PICTURES, Font, Sheet, missing_characters, visible
+from qkspace.drawing import PICTURES, Font, Sheet, check_width, missing_characters, visible
 from qkspace.export import SUFFIXES, export, selection_table, write_table
 from qkspace.index import Index
 from qkspace.map_html import map_html
@@ -191,6 +196,13 @@ def test_an_atlas_has_every_head_and_its_scores(small_index: Index, unmapped_ind
     ]
     assert sorted(text for text in drawn if " / " in text) == sorted(expected)
     assert "-" in texts(svg_of(atlas_picture(unmapped_index), tmp_path))
+
+
+def test_maps_of_any_number_of_heads_that_a_model_has_fit_a_sheet_without_asking() -> None:
+    assert default_width(8) == 7
+    for n_heads in (12, 25, 64, 128, 160):
+        check_width(default_width(n_heads))
+        assert default_width(n_heads) >= 0.3 * n_heads
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -369,12 +381,32 @@ def test_a_page_of_a_map_loads_nothing_and_keeps_text_text(small_index: Index) -
     assert evil not in page
     data = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', page, re.DOTALL)
     assert data is not None
-    import html
-
     documents = json.loads(html.unescape(data.group(1)))
     assert evil in json.dumps(documents, ensure_ascii=False)
     assert "L3H5 of" in page
     assert len(page) < 3_000_000
+
+
+def test_a_page_of_a_map_draws_the_chosen_token_and_its_sequence_as_its_caption_says(small_index: Index) -> None:
+    row = 17
+    page = map_html(small_index, 3, 5, selected=("key", row))
+    data = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', page, re.DOTALL)
+    assert data is not None
+    document = Document.from_json(next(iter(json.loads(html.unescape(data.group(1))).values())))
+    view, span = small_index.head(3, 5).projection(), small_index.rows(int(small_index.tokens["sequence"].iloc[row]))
+
+    def drawn(name: str) -> dict[str, Any]:
+        found = document.select_one({"name": name})
+        assert found is not None
+        return dict(found.data_source.data)  # type: ignore[attr-defined]
+
+    for kind, place in (("query", view.query), ("key", view.key)):
+        own = drawn(f"own {kind}")
+        np.testing.assert_array_equal(np.stack([own["x"], own["y"]], axis=1), place[span])
+    assert [*drawn("picked")["x"], *drawn("picked")["y"]] == view.key[row].tolist()
+    asks = small_index.head(3, 5).attention(int(small_index.tokens["sequence"].iloc[row]))[:, row - span.start]
+    assert len(drawn("own links")["x1"]) == int((asks >= LEAST_SHOWN).sum())
+    assert "drawn large" in page
 
 
 # ---------------------------------------------------------------------------------------------- tables
@@ -474,6 +506,10 @@ def test_the_command_line_says_what_it_cannot_write(
         ),
         (["--width", "0.1", "--out", str(tmp_path / "map.svg")], "2.5 to 60 inches"),
         (["--links", "-1", "--out", str(tmp_path / "map.svg")], "0 or more"),
+        (
+            ["--view", "heatmap", "--tokens", "1-3", "--out", str(tmp_path / "map.html")],
+            "a page shows all tokens of a sequence",
+        ),
         (["--layer", "99", "--out", str(tmp_path / "map.svg")], "There is no layer 99"),
         (["--method", "umap", "--out", str(tmp_path / "map.svg")], "has no umap map"),
     ):

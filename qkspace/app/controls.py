@@ -32,7 +32,7 @@ from qkspace.app import lists, words
 from qkspace.app.language import LANGUAGES, say
 from qkspace.app.scripts import script
 from qkspace.app.select import Scene, Shown
-from qkspace.app.state import Page, State, Theme
+from qkspace.app.state import MAX_LINKS, Page, State, Theme
 from qkspace.app.style import CARD_CSS, CLEAR_CSS, HEADER_CSS, PANEL, SAID_CSS, THEMES, WIDGET_CSS
 
 Change = Callable[..., None]
@@ -203,6 +203,7 @@ class Controls:
     def __init__(self, shown: Shown, state: State, change: Change) -> None:
         """Make the widgets."""
         self.shown, self.index, self.change = shown, shown.index, change
+        self.chosen_colour = state.colour
         t = self.say = partial(say, state.language)
         sheet, card = InlineStyleSheet(css=WIDGET_CSS), InlineStyleSheet(css=CARD_CSS)
         common: dict[str, Any] = {"stylesheets": [sheet], "sizing_mode": "stretch_width", "margin": 0}
@@ -226,19 +227,27 @@ class Controls:
         )
         self.labels = CheckboxGroup(labels=[t("labels")], active=[0] if state.labels else [], name="labels", **common)
         self.n_links = Slider(
-            title=t("n_links"), start=0, end=1000, step=10, value=state.n_links, name="n_links", **common
+            title=t("n_links"), start=0, end=MAX_LINKS, step=10, value=state.n_links, name="n_links", **common
         )
         self.threshold = Slider(
             title=t("threshold"), start=0, end=1, step=0.01, value=state.threshold, name="threshold", **common
         )
         self.hide_title = Div(text=f'<h2 style="margin:0">{t("hide")}</h2>', **cards)
         self.hide = CheckboxGroup(labels=[t(name) for name in HIDE], name="hide", **common)
+        self.whole = CheckboxGroup(labels=[t("whole")], active=[0] if state.whole else [], name="whole", **common)
         self.note = Div(text=self._note(), **cards)
         self._wire()
         self.pick = row(self.layer, self.head, sizing_mode="stretch_width", styles={"gap": "8px"}, margin=0)
         of_map = row(self.method, self.dims, sizing_mode="stretch_width", styles={"gap": "8px"}, margin=0)
         self.links = column(
-            self.n_links, self.threshold, self.hide_title, self.hide, sizing_mode="stretch_width", styles=GAP, margin=0
+            self.n_links,
+            self.threshold,
+            self.whole,
+            self.hide_title,
+            self.hide,
+            sizing_mode="stretch_width",
+            styles=GAP,
+            margin=0,
         )
         self.of_points = column(
             self.colour, self.by_norm, self.labels, sizing_mode="stretch_width", styles=GAP, margin=0
@@ -265,16 +274,22 @@ class Controls:
         self.head.on_change("value", lambda _attr, _old, new: change(head=int(new)))
         self.method.on_change("value", lambda _attr, _old, new: change(method=new))
         self.dims.on_change("value", lambda _attr, _old, new: change(dims=int(new)))
-        self.colour.on_change("value", lambda _attr, _old, new: change(colour=new, hidden=()))
+        self.colour.on_change("value", lambda _attr, _old, new: self._recolour(new))
         self.by_norm.on_change("active", lambda _attr, _old, new: change(by_norm=bool(new)))
+        self.whole.on_change("active", lambda _attr, _old, new: change(whole=bool(new)))
         self.labels.on_change("active", lambda _attr, _old, new: change(labels=bool(new)))
         self.n_links.on_change("value_throttled", lambda _attr, _old, new: change(n_links=int(new)))
         self.threshold.on_change("value_throttled", lambda _attr, _old, new: change(threshold=float(new)))
         self.hide.on_change("active", lambda _attr, _old, new: change(**{n: i not in new for i, n in enumerate(HIDE)}))
 
+    def _recolour(self, colour: str) -> None:
+        if colour != self.chosen_colour:  # else the page said so, and what is hidden of it stays
+            self.change(colour=colour, hidden=())
+
     def show(self, scene: Scene) -> None:
         """Show what is chosen."""
         state = scene.state
+        self.chosen_colour = state.colour
         self.layer.value, self.head.options, self.head.value = (
             str(state.layer),
             self._head_options(state),
@@ -287,6 +302,7 @@ class Controls:
         self.hide.active = [i for i, name in enumerate(HIDE) if not getattr(state, name)]
         self.links.visible = state.page == "map"
         self.of_points.visible = state.page in ("map", "atlas")
+        self.whole.active = [0] if state.whole else []
         self.labels.active = [0] if state.labels else []
         self.by_norm.visible = self.labels.visible = state.page == "map"
 

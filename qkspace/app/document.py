@@ -34,7 +34,7 @@ from qkspace.app.views.map import MapView
 from qkspace.app.views.sentence import SentenceView
 from qkspace.index import Index
 from qkspace.schema import QKSpaceError
-from qkspace.search import search
+from qkspace.search import Hits, search
 
 if TYPE_CHECKING:
     from qkspace.live import LiveSequence, LiveWorker
@@ -123,6 +123,7 @@ class _Page:
         self.shown, self.index, self.first, self.state, self.whole = shown, shown.index, first, state, whole
         self.turn, self.is_pushed = 0, False
         self.live = Reading(("", ""))
+        self.found: tuple[str, Hits | None, str] = ("", None, "")  # what was searched for last, and what came of it
         self.worker: Callable[[], LiveWorker] = partial(worker_of, shown.index)
         self.place = ColumnDataSource({"name": [""], "map": [""], "turn": [0]})
         self.header = Header(shown, state, indexes, self.change, self.export, whole=whole)
@@ -181,6 +182,8 @@ class _Page:
         begin = {"page": self.root, "tips": tips, "asks_theme": asks_theme, "notebook": not self.whole}
         doc.js_on_event(DocumentReady, CustomJS(code=script("begin"), args={**begin, "title": self.header.title}))
         doc.js_on_event(DocumentReady, CustomJS(code=script("tour"), args=self._tour()))
+        if "head" in self.views:
+            self.views["head"].measure()
         if "sentence" in self.views:
             doc.js_on_event(DocumentReady, self.draw_sentence)
         if self.live.asked[0]:
@@ -212,8 +215,14 @@ class _Page:
     # ---------------------------------------------------------------- changes
 
     def _told(self, _attr: str, _old: Any, new: list[Any]) -> None:
-        """Do what the browser says: the escape key, its wish for a dark theme, or an address gone back to."""
-        what, value = new[0], new[1]
+        """Do what the browser says, and say why where it cannot be done."""
+        try:
+            self._do(*new[:2])
+        except QKSpaceError as error:
+            self.header.complain(str(error))
+
+    def _do(self, what: str, value: Any) -> None:
+        """Do what the browser says: the escape key, its wish for a dark theme, a button, or an address gone back to."""
         if what == "escape":
             self.change(selected=None, region=())
         elif what == "theme":
@@ -229,7 +238,8 @@ class _Page:
             self.views["sentence"].need(int(value))
         elif what == "go":
             asked = from_address(_arguments(str(value)), self.state, self.shown)
-            self.change(**{f.name: getattr(asked, f.name) for f in fields(State)})
+            both = {f.name: (getattr(asked, f.name), getattr(self.state, f.name)) for f in fields(State)}
+            self.change(**{name: new for name, (new, old) in both.items() if new != old})
 
     def change(self, **what: Any) -> None:
         """Take over a choice and show it; what the new layer or map does not have becomes what is nearest to it."""
@@ -278,7 +288,7 @@ class _Page:
         for page, view in self.views.items():
             view.root.visible = page == state.page
         self.right.visible = state.page in ("map", "sentence")
-        self.header.title.tags = [urlencode(to_address(state, self.first)), self.is_pushed]
+        self.header.title.tags = [urlencode(to_address(state, self.first), errors="replace"), self.is_pushed]
         name, turn = self.shown.head(state).name, self.turn  # a turn always differs: what stays the same is not sent
         self.place.data = {
             "name": [name],
@@ -288,17 +298,22 @@ class _Page:
 
     def _scene(self) -> Scene:
         """Work out what all parts show; a search that cannot be understood is told, and finds nothing."""
-        state, hits, trouble = self.state, None, ""
-        if state.search:
-            try:
-                hits = search(self.index, state.search)
-            except QKSpaceError as error:
-                trouble = str(error)
+        state = self.state
+        if state.search != self.found[0]:
+            self.found = (state.search, *self._search(state.search))
+        _, hits, trouble = self.found
         self._live()
         live, said = (self.live.result, self.live.says) if self.live.asked else (None, "")
         return Scene(
             self.shown, state, select.colouring(self.shown, state), hits, live, trouble=trouble, live_says=said
         )
+
+    def _search(self, text: str) -> tuple[Hits | None, str]:
+        """Return what a search finds, or what is wrong with it."""
+        try:
+            return (search(self.index, text), "") if text else (None, "")
+        except QKSpaceError as error:
+            return None, str(error)
 
     def _live(self) -> None:
         """Let the model read the sentence that the state asks for, if it has not, in a thread of its own."""
@@ -316,9 +331,11 @@ class _Page:
     def _submit(self) -> None:
         """Let the model read what is asked for; `_read` shows it."""
         document, asked = self.root.document, self.live.asked
+        session = document.session_context
 
         def arrived(future: Future[LiveSequence]) -> None:
-            document.add_next_tick_callback(lambda: self._read(asked, future))
+            if session is None or not session.destroyed:  # else the visitor has gone
+                document.add_next_tick_callback(lambda: self._read(asked, future))
 
         self.worker().submit(asked[0], asked[1] or None, arrived, visitor=id(self))
 
@@ -327,14 +344,14 @@ class _Page:
         if asked != self.live.asked or future.cancelled():
             return
         error = future.exception()
-        if error is not None and not isinstance(error, QKSpaceError):
-            raise error
         if error is not None:
-            self.live.says = str(error)
+            self.live.says = str(error) or type(error).__name__
         else:
             self.live.result = future.result()
             self.live.says = lists.live_says(self.live.result, self.state.language)
         self._held(self.show)
+        if error is not None and not isinstance(error, QKSpaceError):
+            raise error  # a fault of the program, for its log
 
     def _view(self, page: Page) -> Any:
         """Return a view, built when it is first opened."""

@@ -44,6 +44,8 @@ def make(kind: str, scene: Scene) -> tuple[str, str, bytes]:
         QKSpaceError: this cannot be drawn.
     """
     state, index = scene.state, scene.shown.index
+    if kind not in MIME:
+        raise QKSpaceError(f"There is no file of kind {kind!r}; there are {', '.join(MIME)}.")
     name = f"{index.root.name}-{state.page}-L{state.layer}H{state.head}.{kind}"
     with TemporaryDirectory() as folder:
         path = Path(folder) / name

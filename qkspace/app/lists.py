@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 60  # of a selection that are listed; the file has them all
 MAX_TEXTS = 12  # that are commonest, with their counts
+CHIP_TEXT = 24  # characters of a token that is counted
 SHOWN_TEXT = 90  # characters of a sequence in the list
 
 
@@ -54,13 +55,13 @@ def region_card(shown: Shown, state: State) -> str:
     n = sum(len(found) for found in rows.values())
     title = plain(language, "region_count", n=n, n_queries=len(rows["query"]), n_keys=len(rows["key"]))
     clear = f'<button class="link" {go(region="")}>{plain(language, "region_clear")}</button>'
-    text, number = shown.index.tokens["text"].astype(str), shown.index.tokens["sequence"]
-    both = pd.concat([text.iloc[rows[kind]] for kind in KINDS]).value_counts().head(MAX_TEXTS)
+    text, number = shown.index.tokens["text"], shown.index.tokens["sequence"]
+    both = pd.concat([text.iloc[rows[kind]].astype(str) for kind in KINDS]).value_counts().head(MAX_TEXTS)
     common = " ".join(_chip(name, count) for name, count in both.items())
     lines = []
     for kind in KINDS:
         for row in rows[kind][: MAX_ROWS // 2]:
-            button = f'<button class="link" {go(selected=f"{kind}-{row}")}>{escape(text.iloc[row])}</button>'
+            button = f'<button class="link" {go(selected=f"{kind}-{row}")}>{escape(str(text.iloc[row]))}</button>'
             lines.append(
                 f'<tr><td><span class="swatch {kind}" style="background:var(--{kind})"></span>{plain(language, kind)}</td>'
                 f'<td class="text">{button}</td><td class="number muted">{int(number.iloc[row])}</td></tr>'
@@ -90,7 +91,8 @@ def hits_card(scene: Scene) -> str:
 
 
 def _chip(text: object, count: int) -> str:
-    return f'<span class="chip">{escape(str(text))} <span class="muted">{count:,}</span></span>'
+    name = str(text) if len(str(text)) <= CHIP_TEXT else f"{str(text)[: CHIP_TEXT - 1]}\u2026"
+    return f'<span class="chip" title="{escape(str(text))}">{escape(name)} <span class="muted">{count:,}</span></span>'
 
 
 def sequences_card(table: pd.DataFrame, scene: Scene, start: int, total: int) -> str:

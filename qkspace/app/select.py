@@ -482,12 +482,19 @@ def _unlinked(shown: Shown, state: State) -> NDArray[np.bool_]:
 
 
 def selected_links(shown: Shown, state: State) -> Links:
-    """Return the clicked query's links to the keys it attends to, or the clicked key's to the queries that attend to it."""
+    """Return the clicked query's links to the keys it attends to, or the clicked key's to the queries that attend to it.
+
+    With `whole`, those of all queries of its sequence, of at least `threshold` attention.
+    """
     if state.selected is None:
         none = np.zeros((0, state.dims), dtype=np.float32)
         return Links(none, none, none[:, 0])
     kind, row = state.selected
     rows = shown.sequence_rows(row)
+    if state.whole:
+        weight = shown.head(state).attention(int(shown.index.tokens["sequence"].iloc[row]))
+        query, key = np.nonzero(weight >= max(state.threshold, LEAST_SHOWN))
+        return _links(shown, state, query + rows.start, key + rows.start, weight[query, key])
     weight = selected_attention(shown, state)
     others = np.arange(rows.start, rows.stop)
     keep = weight >= LEAST_SHOWN
@@ -556,7 +563,7 @@ def live_points(scene: Scene) -> Live:
     """Return where the live sentence lies on the chosen map, and the strongest key of each of its queries."""
     state = scene.state
     none = np.zeros((0, state.dims), dtype=np.float32)
-    if scene.live is None:
+    if scene.live is None or scene.shown.view(state).reason:  # which the card of the head says
         return Live({"query": none, "key": none}, Links(none, none, none[:, 0]), [])
     from qkspace.live import place
 

@@ -85,7 +85,8 @@ def _plain_page(doc: Document, text: str) -> None:
         GlobalInlineStyleSheet(css=":root { color-scheme: light dark; }"),
         InlineStyleSheet(css=PLAIN_CSS),
     ]
-    doc.add_root(Div(text=text, styles={"padding": "40px", "box-sizing": "border-box"}, stylesheets=sheets, sizing_mode="stretch_width"))
+    styles = {"padding": "40px", "box-sizing": "border-box"}
+    doc.add_root(Div(text=text, styles=styles, stylesheets=sheets, sizing_mode="stretch_width"))
 
 
 def list_indexes(doc: Document, folder: Path) -> None:

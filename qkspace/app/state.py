@@ -23,6 +23,7 @@ Language = Literal["en", "ja"]
 Page = Literal["map", "atlas", "sentence", "head"]
 MAX_TEXT = 4_000  # characters of a search or a live sentence that an address may hold
 MAX_CORNERS = 60  # of a selected region
+MAX_LINKS = 1_000  # that are drawn of all sequences
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +34,11 @@ class State:
     colour: what points are coloured by; hidden: kinds of it that are faded; by_norm: whether points are as large as their
     vectors are long; labels: whether some tokens are named. n_links strongest pairs of at least `threshold` attention are
     linked; special, itself, first: whether links may touch special tokens, join a token to itself, or touch the first token
-    of a sequence. selected: kind ("query" or "key") and row of the clicked point. region: corners (x, y) of what was
-    lassoed on the map. sequence: which one the sentence view shows, where no token is clicked. search: what is searched for
-    (`qkspace.search`). order, least: by which score or statistic the atlas is sorted (lowest first after a "-"), and from
-    which value on a head is shown. text, pair: the live sentence, and what it is paired with.
+    of a sequence; whole: whether a click links its whole sequence. selected: kind ("query" or "key") and row of the clicked
+    point. region: corners (x, y) of what was lassoed on the map. sequence: which one the sentence view shows, where no token
+    is clicked. search: what is searched for (`qkspace.search`). order, least: by which score or statistic the atlas is
+    sorted (lowest first after a "-"), and from which value on a head is shown. text, pair: the live sentence, and what it is
+    paired with.
     """
 
     page: Page = "map"
@@ -54,6 +56,7 @@ class State:
     special: bool = False
     itself: bool = False
     first: bool = False
+    whole: bool = False
     hidden: tuple[str, ...] = ()
     selected: tuple[Kind, int] | None = None
     region: tuple[tuple[float, float], ...] = ()
@@ -71,11 +74,12 @@ def to_address(state: State, first: State) -> dict[str, str]:
     """Return what an address must say of a state, which leaves out what a page begins with (`first`) anyway.
 
     Layer, head and method always stand there: which ones a page begins with depends on the scores. So does the theme, which
-    the browser may wish otherwise.
+    the browser may wish otherwise. A text that is too long for an address is left out.
     """
     always = ("layer", "head", "method", "theme")
     said = {f.name: getattr(state, f.name) for f in fields(State) if f.name not in ("selected", "region", "hidden")}
     address = {name: _said(value) for name, value in said.items() if name in always or value != getattr(first, name)}
+    address = {name: text for name, text in address.items() if len(text) <= MAX_TEXT}
     if state.selected is not None:
         address["selected"] = f"{state.selected[0]}-{state.selected[1]}"
     if state.region:
@@ -108,7 +112,22 @@ def from_address(arguments: Mapping[str, Sequence[bytes]], first: State, shown: 
     if (state.method, state.dims) not in shown.index.maps:
         maps = ", ".join(f"{method} in {dims}-D" for method, dims in shown.index.maps)
         raise QKSpaceError(f"The address asks for {state.method} in {state.dims}-D; the index has {maps}.")
+    if state.method not in shown.methods:
+        raise QKSpaceError(
+            f"The address asks for {state.method}, of which the index has no map in the plane; it has of "
+            f"{', '.join(shown.methods)}."
+        )
+    if state.order:
+        _check_order(state, shown)
     return state
+
+
+def _check_order(state: State, shown: Shown) -> None:
+    from qkspace.app.atlas import atlas_table, order_labels  # which is made of states
+
+    orders = order_labels(atlas_table(shown, state))
+    if state.order.removeprefix("-") not in orders:
+        raise _refuse("order", state.order, f"one of {', '.join(orders)}, perhaps after a -")
 
 
 # ---------------------------------------------------------------- how each part is read
@@ -124,12 +143,26 @@ def _number(name: str, text: str, _shown: Shown) -> int:
     return int(text)
 
 
-def _share(name: str, text: str, _shown: Shown) -> float | None:
-    if text == "":
-        return None
-    if not re.fullmatch(r"-?\d{1,9}(\.\d{1,9})?(e-?\d{1,2})?", text):
+def _real(name: str, text: str, _shown: Shown) -> float:
+    if not re.fullmatch(r"-?[0-9]{1,9}(\.[0-9]{1,9})?(e[+-]?[0-9]{1,2})?", text):
         raise _refuse(name, text, "a number")
     return float(text)
+
+
+def _least(name: str, text: str, shown: Shown) -> float | None:
+    return None if text == "" else _real(name, text, shown)
+
+
+def _links(name: str, text: str, shown: Shown) -> int:
+    if (n := _number(name, text, shown)) > MAX_LINKS:
+        raise _refuse(name, text, f"at most {MAX_LINKS:,}")
+    return n
+
+
+def _share(name: str, text: str, shown: Shown) -> float:
+    if not 0 <= (share := _real(name, text, shown)) <= 1:
+        raise _refuse(name, text, "a number between 0 and 1")
+    return share
 
 
 def _yes(name: str, text: str, _shown: Shown) -> bool:
@@ -171,19 +204,16 @@ def _selected(name: str, text: str, shown: Shown) -> tuple[str, int] | None:
     if text == "":
         return None
     kind, _, row = text.partition("-")
-    if kind not in get_args(Kind) or not row.isdecimal() or len(row) > 9 or int(row) >= shown.index.n_tokens:
+    if kind not in get_args(Kind) or not re.fullmatch("[0-9]{1,9}", row) or int(row) >= shown.index.n_tokens:
         raise _refuse(name, text, f"query-ROW or key-ROW with a row below {shown.index.n_tokens}")
     return kind, int(row)
 
 
-def _region(name: str, text: str, _shown: Shown) -> tuple[tuple[float, float], ...]:
+def _region(name: str, text: str, shown: Shown) -> tuple[tuple[float, float], ...]:
     corners = []
     for corner in text.split("_")[:MAX_CORNERS] if text else []:
         x, _, y = corner.partition("~")
-        place = (_share(name, x, _shown), _share(name, y, _shown))
-        if place[0] is None or place[1] is None:
-            raise _refuse(name, text, "corners X~Y joined by _")
-        corners.append((place[0], place[1]))
+        corners.append((_real(name, x, shown), _real(name, y, shown)))
     return tuple(corners)
 
 
@@ -197,23 +227,24 @@ READERS: dict[str, Callable[[str, str, Shown], Any]] = {
     "head": _number,
     "method": _text,
     "dims": _number,
-    "yaw": _share,
-    "pitch": _share,
+    "yaw": _real,
+    "pitch": _real,
     "colour": _colour,
     "by_norm": _yes,
     "labels": _yes,
-    "n_links": _number,
+    "n_links": _links,
     "threshold": _share,
     "special": _yes,
     "itself": _yes,
     "first": _yes,
+    "whole": _yes,
     "hidden": _hidden,
     "selected": _selected,
     "region": _region,
     "sequence": _sequence,
     "search": _text,
     "order": _text,
-    "least": _share,
+    "least": _least,
     "text": _text,
     "pair": _text,
     "theme": _one_of(*get_args(Theme)),

@@ -34,6 +34,7 @@ const show = (left) => {
     known.view.set(state)
     return
   }
+  const was = known?.view.state()
   known?.view.destroy()  // Bokeh has drawn the host anew
   const all = joined(known?.data, data)
   const root = document.createElement("div")
@@ -41,7 +42,7 @@ const show = (left) => {
   root.style.cssText = "position: absolute; inset: 0;"
   ;(el.shadowRoot ?? el).append(root)
   const view = qkspaceAttentionView(root, all, {
-    ...state, strings, height: "fill", theme: "auto",
+    ...was, ...state, strings, height: "fill", theme: "auto",
     onChange: (now) => tell("view", {layer: now.layer, heads: now.heads, head: now.head, mode: now.mode, selected: now.selected}),
     needLayer: (layer) => tell("need", layer),
   })

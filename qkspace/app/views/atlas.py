@@ -15,7 +15,7 @@ from bokeh.events import RangesUpdate, Reset, Tap
 from bokeh.layouts import column, row
 from bokeh.models import Button, CheckboxGroup, ColumnDataSource, Div, InlineStyleSheet, NumericInput, Select
 
-from qkspace.app import atlas, figures_atlas
+from qkspace.app import atlas, figures, figures_atlas
 from qkspace.app.language import say
 from qkspace.app.raster import Extent
 from qkspace.app.select import Scene, Shown
@@ -41,6 +41,9 @@ class AtlasView:
         self.frame = FRAME
         self.sources = {name: ColumnDataSource() for name in ("mosaic", "cells", "here")}
         self.figure = figures_atlas.atlas_figure(self.sources, state.theme)
+        self.cells = [figures.renderer(self.figure, name) for name in self.sources]
+        for each in self.cells:  # until the browser says how large the frame is, they would lie wrong
+            each.visible = False
         self._make_choices(shown, state)
         self.figure.on_event(Tap, self._tap)
         self.figure.on_event(RangesUpdate, self._zoom)
@@ -78,7 +81,8 @@ class AtlasView:
     # ---------------------------------------------------------------- what the visitor does
 
     def _sort(self, by: str) -> None:
-        self.change(order=f"-{by}" if by in LOW_FIRST else by, least=None)
+        if by != self.state.order.lstrip("-"):  # else the page said so, and its direction stays
+            self.change(order=f"-{by}" if by in LOW_FIRST else by, least=None)
 
     def _turn_round(self) -> None:
         order = self.state.order
@@ -117,6 +121,8 @@ class AtlasView:
         if None in (self.size["inner_width"], self.size["inner_height"]):
             return
         frame = (int(self.size["inner_width"] or 0), int(self.size["inner_height"] or 0))
+        for each in self.cells:
+            each.visible = True
         if min(frame) > 50 and frame != self.frame:
             self.frame = frame
             if not self._is_zoomed():  # there the frame changes with the labels that are in view
@@ -153,7 +159,7 @@ class AtlasView:
         table = atlas.atlas_table(self.shown, state)
         by = state.order.lstrip("-")
         order = None
-        if by or state.least is not None:
+        if by:
             order = atlas.order_heads(table, by, descending=not state.order.startswith("-"), **self._limits())
         layout = figures_atlas.fit(table, *self.frame, order)
         finer = 1 if view is None else max(1, min(FINER, round(self.frame[0] / max(view.x1 - view.x0, 1))))

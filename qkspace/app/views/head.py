@@ -7,6 +7,8 @@ is measured on a sample (`qkspace.behaviour`), which the card names.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from html import escape
 
 import pandas as pd
@@ -20,8 +22,11 @@ from qkspace.app.lists import go
 from qkspace.app.select import Scene, Shown
 from qkspace.app.state import State
 from qkspace.app.style import CARD_CSS
+from qkspace.index import Index
 from qkspace.schema import QKSpaceError
 
+MEASURED = ("attended", "typical", "extreme", "near")  # cards that take more than a moment
+POOL = ThreadPoolExecutor(1, thread_name_prefix="qkspace-head")  # of all visitors
 TOP = 15  # tokens that are listed
 EXAMPLES = 4  # sequences of a kind that are listed
 NEAREST = 10
@@ -37,10 +42,10 @@ class HeadView:
         """Make empty cards."""
         self.language = state.language
         self.last: tuple[int, int, str, int] | None = None
-        names = ("scores", "attended", "typical", "extreme", "near")
         sheet = InlineStyleSheet(css=CARD_CSS)
         self.cards = {
-            name: Div(stylesheets=[sheet], sizing_mode="stretch_width", margin=0, name=f"head_{name}") for name in names
+            name: Div(stylesheets=[sheet], sizing_mode="stretch_width", margin=0, name=f"head_{name}")
+            for name in ("scores", *MEASURED)
         }
         gap = {"gap": "10px"}
         cards = self.cards
@@ -52,30 +57,55 @@ class HeadView:
         self.root = row(left, right, sizing_mode="stretch_both", styles=scroll, margin=0, name="head_view")
 
     def show(self, scene: Scene) -> None:
-        """Fill the cards."""
+        """Fill the cards: what is known at once, the rest when it has been measured."""
         state = scene.state
         now = (state.layer, state.head, state.method, state.dims)
         if now == self.last:
             return
-        self.last = now
-        index, where = scene.shown.index, (state.layer, state.head)
+        self.last, self.index = now, scene.shown.index
         self.cards["scores"].text = words.head_card(scene.shown, state, opened=True)
-        self.cards["near"].text = self._card(
-            "near", lambda: self._near(behaviour.nearest_heads(index, *where, top=NEAREST))
-        )
-        self.cards["attended"].text = self._card(
-            "attended", lambda: self._attended(behaviour.most_attended(index, *where, top=TOP))
-        )
-        for name, find in (("typical", behaviour.typical_sequences), ("extreme", behaviour.extreme_sequences)):
-            found = find(index, *where, top=EXAMPLES, min_tokens=MIN_TOKENS)
-            self.cards[name].text = self._card(name, lambda found=found: self._examples(found))  # type: ignore[misc]
+        for name in MEASURED:
+            self.cards[name].text = self._card(name, f'<p class="muted">{self._say("measuring")}</p>')
+        if self.root.document is not None:
+            self.measure()
 
-    def _card(self, name: str, fill: Callable[[], str]) -> str:
-        """Return a card with its title; where nothing can be said, it says why."""
+    def measure(self) -> None:
+        """Measure what the chosen head does, beside the server's loop where there is one: other visitors need not wait."""
+        document, now = self.root.document, self.last
+        if now is None:
+            return
+        session = document.session_context
+        layer, head = now[:2]
+
+        def fill(name: str, text: str) -> None:
+            if now == self.last:  # else another head has been opened meanwhile
+                self.cards[name].text = self._card(name, text)
+
+        def tell(name: str, future: Future[str]) -> None:
+            if not session.destroyed:  # else the visitor has gone
+                document.add_next_tick_callback(partial(fill, name, future.result()))
+
+        for name in MEASURED:
+            measured = partial(self._measured, name, self.index, layer, head)
+            if session is None:
+                fill(name, measured())
+            else:
+                POOL.submit(measured).add_done_callback(partial(tell, name))
+
+    def _measured(self, name: str, index: Index, layer: int, head: int) -> str:
+        """Return what a card holds; where nothing can be said, why."""
         try:
-            text = fill()
+            if name == "near":
+                return self._near(behaviour.nearest_heads(index, layer, head, top=NEAREST))
+            if name == "attended":
+                return self._attended(behaviour.most_attended(index, layer, head, top=TOP))
+            find = behaviour.typical_sequences if name == "typical" else behaviour.extreme_sequences
+            return self._examples(find(index, layer, head, top=EXAMPLES, min_tokens=MIN_TOKENS))
         except QKSpaceError as error:
-            text = f'<p class="muted">{escape(str(error))}</p>'
+            return f'<p class="muted">{escape(str(error))}</p>'
+
+    def _card(self, name: str, text: str) -> str:
+        """Return a card with its title."""
         tip, title = self._say(f"head_{name}_tip"), self._say(f"head_{name}")
         return f'<div class="card"><h2 class="why" title="{tip}">{title}</h2>{text}</div>'
 
@@ -101,7 +131,7 @@ class HeadView:
         rows = []
         for each in table.to_dict("records"):
             said = f'<div class="small muted">{escape(each["words"])}</div>' if self.language == "en" else ""
-            goes = go(page="sentence", selected="", sequence=each["sequence"])
+            goes = go(page="sentence", selected="", sequence=each["sequence"], text="", pair="")
             rows.append(f'<li><button class="link" {goes}>{escape(_short(each["text"]))}</button>{said}</li>')
         return f'<ul class="plain">{"".join(rows)}</ul>{self._note(table)}'
 

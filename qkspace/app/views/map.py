@@ -40,7 +40,7 @@ SEEN_BY = (
     "search",
 )  # what changes its points
 FRAME = (640, 560)  # pixels, until the browser says how large the frame is
-MOST_PIXELS = 4_096  # of a side of the image, whatever a browser says
+MOST_PIXELS = 2_560  # of a side of the image, whatever a browser says
 MOST_CHARACTERS = 24  # of a name on the map
 REST = 80  # milliseconds without a change of the view before it is drawn
 SAID = ("x", "y", "kind", "index", "token", "before", "after", "where", "partners")  # of the point under the mouse
@@ -58,6 +58,7 @@ class MapView:
         self.drawn_rows: dict[Kind, IntArray] | None = None  # that are drawn as points, of a large index
         self.view: Extent | None = None  # what was drawn last, of a large index
         self.waiting: Any = None
+        self.tells_camera = False  # while this page, and not the visitor, turns the map
         self.size = {"inner_width": 0, "inner_height": 0}
         fixed = _large_sources() if shown.is_large else _fixed_sources(shown)
         self.sources = {name: ColumnDataSource() for name in NAMES} | fixed | {"place": place}
@@ -120,7 +121,9 @@ class MapView:
             self.change(region=region)
 
     def _turned(self, _attr: str, _old: Any, new: dict[str, Any]) -> None:
-        """Take over from where the visitor now looks at a map in space."""
+        """Take over from where the visitor now looks at a map in space, unless it is this page that said so."""
+        if self.tells_camera:
+            return
         self.view = None
         self.change(yaw=float(new["yaw"][0]), pitch=float(new["pitch"][0]))
         if self.view is None:  # back where it was: the image that points stood for is due again
@@ -279,7 +282,9 @@ class MapView:
 
     def _show_camera(self, state: State) -> None:
         figures.tool_of(self.figure, CustomAction).visible = state.dims == 3
+        self.tells_camera = True
         self.sources["camera"].data = {"yaw": [state.yaw], "pitch": [state.pitch], "dims": [state.dims]}
+        self.tells_camera = False
 
     def _show_links(self, scene: Scene) -> None:
         shown, state = scene.shown, scene.state

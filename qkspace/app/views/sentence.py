@@ -32,6 +32,7 @@ class SentenceView:
         self.drawn: tuple[Any, ...] = ()
         self.layers: set[int] = set()
         self.turn = 0
+        self.head: int | None = None  # that the picture was told of last, or told of itself
         self.host = Div(sizing_mode="stretch_both", margin=0, name="sentence", styles={"position": "relative"})
         self.root = column(self.host, sizing_mode="stretch_both", styles={**PANEL, "padding": "8px 10px"}, margin=0)
         self.strings = {
@@ -62,7 +63,11 @@ class SentenceView:
         if state.layer not in self.layers:
             data = self._data(scene, state.layer, thumbs=not self.layers)
             self.layers.add(state.layer)
-        self._send(data, self._chosen(scene))
+        chosen = self._chosen(scene)
+        if state.head != self.head:  # else the picture may show others beside it
+            chosen |= {"heads": [state.head], "head": state.head}
+        self.head = state.head
+        self._send(data, chosen)
 
     def need(self, layer: int) -> None:
         """Send a layer that the visitor looks at."""
@@ -82,10 +87,12 @@ class SentenceView:
         what: dict[str, Any] = {"layer": int(now["layer"])}
         heads = [int(now["head"])] if now.get("mode") == "neurons" else now.get("heads")
         if heads is not None and len(heads) == 1:
-            what["head"] = int(heads[0])
+            what["head"] = self.head = int(heads[0])
         if self.scene.live is None:
-            selected, first = now.get("selected"), self._rows(self.scene).start
-            what["selected"] = None if selected is None else (str(selected["side"]), first + int(selected["token"]))
+            selected, rows = now.get("selected"), self._rows(self.scene)
+            what["selected"] = None
+            if selected is not None and 0 <= int(selected["token"]) < rows.stop - rows.start:
+                what["selected"] = (str(selected["side"]), rows.start + int(selected["token"]))
             what["sequence"] = sequence_of(self.shown, self.scene.state)
         self.change(**what)
 
@@ -112,7 +119,7 @@ class SentenceView:
         selected = None
         if state.selected is not None and scene.live is None:
             selected = {"side": state.selected[0], "token": state.selected[1] - self._rows(scene).start}
-        return {"layer": state.layer, "heads": [state.head], "head": state.head, "selected": selected}
+        return {"layer": state.layer, "selected": selected}
 
     def paint(self, theme: str) -> None:
         """Nothing: the picture takes its colours from the page."""
