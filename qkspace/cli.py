@@ -236,7 +236,7 @@ def _build(options: argparse.Namespace, console: Console) -> int:
     index = build(chosen.pop("model"), chosen.pop("corpus"), console=console, **chosen)
     console.say(
         f"{index.root}: {index.n_layers} layers x {index.n_heads} heads, {index.n_tokens:,} tokens. "
-        f"See it at http://localhost:5006/ with: qkspace serve {index.root}"
+        f"Look at it with: qkspace serve {index.root}"
     )
     return 0
 

@@ -32,11 +32,12 @@ SUFFIXES = {
 
 _OF_SENTENCE = ("layer", "head", "sequence", "tokens", "theme", "width")
 _OF_MAP = ("layer", "head", "method", "dims", "colour", "links", "threshold", "selected", "theme", "width")
+_OF_LINES = ("special", "itself", "first", "whole")
 USED = {  # what a view can be told
-    "map": (*_OF_MAP, "special", "itself", "first", "yaw", "pitch"),
+    "map": (*_OF_MAP, *_OF_LINES, "yaw", "pitch", "hidden", "search", "region", "by_norm"),
     "sentence": _OF_SENTENCE,
     "heatmap": _OF_SENTENCE,
-    "atlas": ("method", "dims", "colour", "theme", "width"),
+    "atlas": ("method", "dims", "colour", "theme", "width", "order", "least", "search"),
 }
 
 
@@ -165,7 +166,7 @@ def export(
     if view == "atlas":
         from qkspace.picture import atlas_picture
 
-        known = {name: options[name] for name in ("method", "dims", "colour", "theme", "width") if options.get(name)}
+        known = {name: options[name] for name in USED["atlas"] if options.get(name) is not None}
         return save(atlas_picture(index, **known), path)
     if view == "map":
         return _export_map(index, path, layer, heads, options)

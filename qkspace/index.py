@@ -295,8 +295,14 @@ class Head:
 
         Returns:
             Columns query, key (rows of `index.tokens`) and attention (the model's own).
+
+        Raises:
+            QKSpaceError: top is negative.
         """
         import pandas as pd
+
+        if top < 0:
+            raise QKSpaceError(f"top is how many pairs are returned at most, 0 or more; got {top}.")
 
         tokens = self.index.tokens
         excluded = np.zeros(len(tokens), dtype=bool)

@@ -6,7 +6,8 @@ drawn is chosen as in the app (`app.select`). Draws nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations, product
 from typing import Any
 
@@ -32,6 +33,7 @@ class MapLayout:
     place: dict[Kind, FloatArray]
     nearness: dict[Kind, FloatArray]
     box: FloatArray  # (edge, end, x and y): the edges of the space around a map of three dimensions, else none
+    hits: IntArray | None = None  # rows that a search found; None without one
 
 
 def map_layout(
@@ -51,6 +53,11 @@ def map_layout(
     theme: Theme = "light",
     yaw: float = 30.0,
     pitch: float = 20.0,
+    hidden: Sequence[str] = (),
+    search: str = "",
+    region: Sequence[tuple[float, float]] = (),
+    by_norm: bool = False,
+    whole: bool = False,
 ) -> MapLayout:
     """Return what is to be drawn; the arguments and errors are those of `picture.map_picture`."""
     view = index.head(layer, head).projection(method, dims)
@@ -75,8 +82,26 @@ def map_layout(
         dims=dims,
         yaw=yaw,
         pitch=pitch,
+        hidden=tuple(hidden),
+        search=search,
+        region=tuple((float(x), float(y)) for x, y in region),
+        by_norm=by_norm,
+        whole=whole,
     )
-    return _placed(shown_of(index), state, view)
+    shown = shown_of(index)
+    _check_picked(shown, state)
+    return replace(_placed(shown, state, view), hits=index.search(search).rows if search else None)
+
+
+def _check_picked(shown: Shown, state: State) -> None:
+    """Refuse a kind that the legend does not have, and a region that encloses nothing."""
+    if state.region and (len(state.region) < 3 or not np.isfinite(state.region).all()):
+        raise QKSpaceError(f"region is three or more corners (x, y) of an area of the map; got {state.region}.")
+    kinds = select.colouring(shown, state).legend.kinds if state.hidden else ()
+    unknown = [kind for kind in state.hidden if kind not in kinds]
+    if unknown:
+        has = f"it has {', '.join(kinds)}" if kinds else "it is a scale, which has none"
+        raise QKSpaceError(f"The legend of {state.colour!r} has no kind {unknown[0]!r} to hide; {has}.")
 
 
 def _placed(shown: Shown, state: State, view: View) -> MapLayout:
@@ -114,6 +139,13 @@ def pairs_of(layout: MapLayout) -> tuple[IntArray, FloatArray]:
     return rows, weight
 
 
+def own_lines(layout: MapLayout) -> tuple[FloatArray, FloatArray]:
+    """Return places on paper (line, query and key, x and y) and attention of the chosen token's own lines."""
+    links = select.selected_links(layout.shown, layout.state)
+    ends = [select.seen(place, layout.state) for place in (links.start, links.end)]
+    return np.stack(ends, axis=1), links.attention
+
+
 def map_caption(layout: MapLayout, n_links: int) -> str:
     """Say what the picture shows and how far it can be believed, so that it can stand alone."""
     state, index = layout.state, layout.shown.index
@@ -126,7 +158,7 @@ def map_caption(layout: MapLayout, n_links: int) -> str:
         token = index.tokens.iloc[row]
         chosen = (
             f" Chosen: the {kind} of “{visible(str(token['text']))}”, token {token['position'] + 1} of sequence "
-            f"{token['sequence']}, whose queries and keys are drawn large."
+            f"{token['sequence']}, whose queries and keys are drawn large{_whole_words(state)}."
         )
     drawn = (
         ""
@@ -140,5 +172,30 @@ def map_caption(layout: MapLayout, n_links: int) -> str:
     return (
         f"{layout.view.head.name} of {visible(index.model_name)}, {state.method} in {layout.view.dims}-D, on "
         f"{corpus_words(index)}{drawn}. {scores_words(layout.view)} Only nearness counts: a query lies near the keys of its "
-        f"sequence that it attends to, and the axes mean nothing by themselves.{seen}{lines if n_links else ''}{chosen}"
+        f"sequence that it attends to, and the axes mean nothing by themselves.{seen}{lines if n_links else ''}"
+        f"{chosen}{_picked_words(layout)}"
     )
+
+
+def _whole_words(state: State) -> str:
+    least = max(state.threshold, select.LEAST_SHOWN)
+    return f", and all its pairs of at least {least:g} attention joined" if state.whole else ""
+
+
+def _picked_words(layout: MapLayout) -> str:
+    """Say what is strong where the rest is faint, and what the size of a point means."""
+    state, strong = layout.state, []
+    if state.selected is not None:
+        strong.append("of the chosen token's sequence")
+    if layout.hits is not None:
+        n = len(layout.hits)
+        strong.append(f"hits of the search “{visible(state.search)}” ({n:,} token{'s' * (n != 1)})")
+    if state.region:
+        strong.append("in the selected region")
+    if state.hidden:
+        legend = select.colouring(layout.shown, state).legend
+        names = {kind: name for kind, (name, _, _) in zip(legend.kinds, legend.entries, strict=True)}
+        strong.append(f"not {' or '.join(f'“{visible(names[kind])}”' for kind in state.hidden)}")
+    words = f" Strong are the points that are {' and '.join(strong)}; the others are faint." if strong else ""
+    size = " The longer a vector among its kind, the larger its point." if state.by_norm else ""
+    return words + size

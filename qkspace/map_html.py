@@ -24,7 +24,7 @@ from qkspace.app.style import FONT, THEMES
 from qkspace.captions import titled
 from qkspace.drawing import visible
 from qkspace.index import Index
-from qkspace.layout import MapLayout, map_caption, map_layout, pairs_of
+from qkspace.layout import MapLayout, map_caption, map_layout, own_lines, pairs_of
 
 PAGE = """
 {% block preamble %}<meta name="viewport" content="width=device-width">
@@ -76,15 +76,16 @@ def map_html(
     links: int = 100,
     threshold: float = 0.1,
     theme: Theme = "light",
-    **options: Any,  # special, itself, first, selected, yaw, pitch: as in map_picture
+    **options: Any,  # special, itself, first, selected, yaw, pitch, hidden, search, region, by_norm, whole: as in map_picture
 ) -> str:
     """Return the map of a head as one page of HTML that works from a file: drag, scroll, hover.
 
-    It holds the code of Bokeh (1.4 MB), and with the sentences about 40 bytes for each token that is drawn.
+    It holds the code of Bokeh (1.4 MB), and with the sentences about 50 bytes for each token that is drawn, or more where
+    tokens and sentences are long.
     What is drawn is what `map_picture` draws of the same arguments; a map in space lies as it is seen from one side.
 
     Raises:
-        QKSpaceError: there is no such head, map, colour or row, or the head is not mapped.
+        QKSpaceError: there is no such head, map, colour, row or kind, or the head is not mapped.
     """
     chosen: dict[str, Any] = {"colour": colour, "links": links, "threshold": threshold, "theme": theme}
     layout = map_layout(index, layer, head, method=method, dims=dims, **chosen, **options)
@@ -92,9 +93,10 @@ def map_html(
     colours = titled(select.colouring(layout.shown, layout.state))
     look = THEMES[theme]
     plot = _figure(look)
-    _add_points(plot, layout, select.packed_colours(layout.shown, layout.state, colours))
+    _add_points(plot, layout, select.packed_colours(layout.shown, layout.state, colours, layout.hits))
     start, end = layout.place["query"][pairs[:, 0]], layout.place["key"][pairs[:, 1]]
     lines = {"x0": start[:, 0], "y0": start[:, 1], "x1": end[:, 0], "y1": end[:, 1], "alpha": np.clip(attention, 0, 1)}
+    lines["alpha"] *= 1.0 if layout.state.selected is None else 0.3
     drawn = plot.segment("x0", "y0", "x1", "y1", source=ColumnDataSource(lines), line_alpha="alpha", name="links")
     drawn.glyph.line_color = LINK_COLOUR[theme]
     _add_selected(plot, layout, colours)
@@ -143,6 +145,8 @@ def _add_points(plot: figure, layout: MapLayout, colours: dict[Any, Any]) -> Non
         "sentences": ColumnDataSource({"text": shown.index.sequences["text"].iloc[number].astype(str).tolist()}),
     }
     partners = select.points(shown, layout.state)
+    larger = select.stressed(shown, layout.state, layout.hits)
+    usual = {"key": 5, "query": 3.5} if len(shown.rows) > 4_000 else {"key": 8, "query": 5.5}
     markers: dict[Kind, str] = {"key": "diamond", "query": "circle"}
     for kind, marker in markers.items():
         place = layout.place[kind][shown.rows].astype(np.float32)
@@ -150,10 +154,9 @@ def _add_points(plot: figure, layout: MapLayout, colours: dict[Any, Any]) -> Non
         here = np.where(partner >= 0, np.searchsorted(shown.rows, partner), -1)  # among those that are drawn
         columns = {"x": place[:, 0], "y": place[:, 1], "colour": colours[kind], "partner": here.astype(np.int32)}
         columns |= {"weight": weight.astype(np.float32), "i": np.arange(len(shown.rows), dtype=np.int32)}
+        columns["size"] = (usual[kind] * larger[kind]).astype(np.float32)
         source = ColumnDataSource(columns)
-        small = len(shown.rows) > 4_000
-        size = {"key": 5, "query": 3.5} if small else {"key": 8, "query": 5.5}
-        glyph: dict[str, Any] = {"marker": marker, "size": size[kind], "fill_color": "colour", "line_color": None}
+        glyph: dict[str, Any] = {"marker": marker, "size": "size", "fill_color": "colour", "line_color": None}
         points = plot.scatter("x", "y", source=source, name=kind, **glyph)
         says = "attends to" if kind == "query" else "attended to by"
         formatter = CustomJSHover(code=TOOLTIP_JS, args={**said, "source": source, "kind": kind, "says": says})
@@ -166,14 +169,11 @@ def _add_selected(plot: figure, layout: MapLayout, colours: Colouring) -> None:
     if layout.state.selected is None:
         return
     kind, row = layout.state.selected
-    other: Kind = "key" if kind == "query" else "query"
     span, ring = layout.shown.sequence_rows(row), LINK_COLOUR[layout.state.theme]
     x, y = layout.place[kind][row]
-    attention = select.selected_attention(layout.shown, layout.state)
-    joined = np.flatnonzero(attention >= select.LEAST_SHOWN)
-    ends = layout.place[other][span][joined]
-    lines: dict[str, Any] = {"x1": ends[:, 0], "y1": ends[:, 1], "alpha": np.clip(attention[joined], 0.15, 1)}
-    source = ColumnDataSource({"x0": np.full(len(ends), x), "y0": np.full(len(ends), y), **lines})
+    lines, attention = own_lines(layout)
+    ends = {f"{axis}{end}": lines[:, end, i] for end in (0, 1) for i, axis in enumerate("xy")}
+    source = ColumnDataSource({**ends, "alpha": np.clip(attention, 0.15, 1)})
     look: dict[str, Any] = {"line_color": ring, "line_width": 2, "name": "own links"}
     plot.segment("x0", "y0", "x1", "y1", source=source, line_alpha="alpha", **look)
     for each in select.KINDS:

@@ -169,8 +169,8 @@ def map_page(
         head: which of its heads, from 0.
         height: of the view in pixels.
         theme: "light" or "dark".
-        **options: method, dims, colour, links, threshold, selected, special, itself, first, yaw, pitch, and the width of a
-            saved picture, as in `qkspace.picture.map_picture`.
+        **options: method, dims, colour, links, threshold, selected, special, itself, first, whole, yaw, pitch, hidden, search,
+            region, by_norm, and the width of a saved picture, as in `qkspace.picture.map_picture`.
 
     Raises:
         QKSpaceError: there is no such head, map, colour, row or option, or the head is not mapped.
@@ -214,7 +214,7 @@ def atlas(index: Index, *, theme: PageTheme = "light", **options: Any) -> AtlasP
     Args:
         index: the index.
         theme: "light" or "dark".
-        **options: method, dims, colour and width, as in `qkspace.picture.atlas_picture`.
+        **options: method, dims, colour, order, least, search and width, as in `qkspace.picture.atlas_picture`.
 
     Raises:
         QKSpaceError: there are no such maps, colour or option.

@@ -7,6 +7,7 @@ The attention over one sentence is in `sentence_picture`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from qkspace.atlas_picture import atlas_picture
 from qkspace.captions import titled
 from qkspace.drawing import LEADING, MARGIN, Font, Sheet, check_width, height_of, save, unpack, visible
 from qkspace.index import Index
-from qkspace.layout import MapLayout, map_caption, map_layout, pairs_of
+from qkspace.layout import MapLayout, map_caption, map_layout, own_lines, pairs_of
 from qkspace.legend import draw_legend, legend_height
 from qkspace.schema import FloatArray, IntArray
 from qkspace.sentence_picture import sentence_picture
@@ -54,6 +55,11 @@ def map_picture(
     width: float = 7.0,
     yaw: float = 30.0,
     pitch: float = 20.0,
+    hidden: Sequence[str] = (),
+    search: str = "",
+    region: Sequence[tuple[float, float]] = (),
+    by_norm: bool = False,
+    whole: bool = False,
 ) -> Figure:
     """Draw the map of a head: queries as circles, keys as diamonds, and lines between the strongest pairs.
 
@@ -75,9 +81,14 @@ def map_picture(
         width: of the picture in inches; below 5 the legend stands below the map.
         yaw: degrees by which a map in space is turned about its third axis, as in the app.
         pitch: degrees by which that axis is tilted towards the reader.
+        hidden: kinds of the legend whose points are faint, such as "NOUN", or "query" where colour tells queries from keys.
+        search: what is searched for, as in `index.search`; the hits are strong and all else is faint.
+        region: corners (x, y) of an area of the map, as it is seen, whose points are strong.
+        by_norm: whether a point is the larger, the longer its vector is.
+        whole: whether all pairs of the chosen token's sequence of at least `threshold` attention are joined.
 
     Raises:
-        QKSpaceError: there is no such head, map, colour or row, or the head is not mapped.
+        QKSpaceError: there is no such head, map, colour, row or kind, or the head is not mapped.
     """
     check_width(width)
     layout = map_layout(
@@ -94,6 +105,11 @@ def map_picture(
         theme=theme,
         yaw=yaw,
         pitch=pitch,
+        hidden=hidden,
+        search=search,
+        region=region,
+        by_norm=by_norm,
+        whole=whole,
     )
     colours = titled(select.colouring(layout.shown, layout.state))
     pairs, attention = pairs_of(layout)
@@ -167,15 +183,17 @@ def _draw_points(axes: Axes, layout: MapLayout, colours: Colouring) -> None:
     axes.add_collection(
         LineCollection(list(layout.box), colors=OTHER[layout.state.theme], linewidths=0.4, alpha=0.5, gid="box")
     )
-    packed = select.packed_colours(layout.shown, layout.state, colours)
+    packed = select.packed_colours(layout.shown, layout.state, colours, layout.hits)
+    larger = select.stressed(layout.shown, layout.state, layout.hits)
     size = float(np.clip(40_000 / len(rows), 3, 16))  # square points
     for kind in ("key", "query"):
         order = np.argsort(layout.nearness[kind], kind="stable")  # those behind first
+        scale = larger[kind][order] ** 2 if np.ptp(larger[kind]) else 1.0  # one size for all keeps an SVG small
         rgba = unpack(packed[kind])[order]
         rgba[:, 3] *= 0.3 + 0.7 * layout.nearness[kind][order]
         place = layout.place[kind][rows[order]]
         look: dict[str, Any] = {
-            "s": size * (0.7 if kind == "key" else 1),
+            "s": size * (0.7 if kind == "key" else 1) * scale,
             "marker": MARKERS[kind],
             "linewidths": 0,
             "gid": kind,
@@ -206,11 +224,8 @@ def _draw_selected(
     kind, row = layout.state.selected
     other: Kind = "key" if kind == "query" else "query"
     span = layout.shown.sequence_rows(row)
-    attention = select.selected_attention(layout.shown, layout.state)
-    joined = np.flatnonzero(attention >= LEAST_SHOWN)
-    ends = layout.place[other][span][joined]
-    lines = np.stack([np.broadcast_to(layout.place[kind][row], ends.shape), ends], axis=1)
-    _draw_lines(axes, lines, np.clip(attention[joined], 0.15, 1), layout.state.theme, 1.4, "own")
+    lines, attention = own_lines(layout)
+    _draw_lines(axes, lines, np.clip(attention, 0.15, 1), layout.state.theme, 1.4, "own")
     for each in ("key", "query"):
         colour = unpack((colours.query if each == "query" else colours.key)[span] | np.uint32(0xFF))
         size = float(np.clip(900 / len(colour), 7, 22))  # a long sequence must not hide itself

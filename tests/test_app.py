@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl
@@ -30,10 +31,12 @@ from qkspace.app import colours, files, select, words
 from qkspace.app.document import make_document
 from qkspace.app.select import N_TOP, Kind, Shown, State
 from qkspace.app.server import fill, find_indexes, open_shared
+from qkspace.app.state import from_address
 from qkspace.index import Index
 from qkspace.live import LiveModel
 from qkspace.report import verdict
 from qkspace.schema import QKSpaceError
+from qkspace.search import search
 
 ATTACK = "</script><img src=x onerror=alert(1)>"
 
@@ -463,7 +466,11 @@ def test_the_card_says_how_far_the_map_can_be_trusted(small_index: Index) -> Non
             seen.add(word)
             assert f">{word} map<" in text
             assert ("Do not believe this map" in text) == (word == "poor") == (squares["size"][layer, head] < 0.9)
-            assert f"between {100 * scores.recall1_low:.0f} and {100 * scores.recall1_high:.0f} of 100" in text
+            said = re.search(r"between ([0-9.]+) and ([0-9.]+) of 100", text)
+            assert said is not None
+            low, high = (100 * end for end in (scores.recall1_low, scores.recall1_high))
+            assert (float(said[1]), float(said[2])) == (pytest.approx(low, abs=0.51), pytest.approx(high, abs=0.51))
+            assert said[1] != said[2] or high - low < 0.11
             assert "Before the projection, in the full space, it is" in text
             assert f"{scores.recall1_low:.2f} to {scores.recall1_high:.2f}" in text
     assert "poor" in seen and len(seen) > 1
@@ -581,11 +588,109 @@ def test_a_live_sentence_is_on_no_map_of_a_head_that_has_none(unmapped_index: In
         assert len(select.live_points(scene).text) == n
 
 
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize("itself", [False, True])
+@pytest.mark.parametrize("first", [False, True])
+def test_links_of_a_live_sentence_leave_out_what_those_of_the_corpus_do(
+    shown: Shown, small_index: Index, special: bool, itself: bool, first: bool
+) -> None:
+    live = LiveModel.of(small_index).run("The old bank of the river was closed.")
+    state = State(layer=2, head=3, special=special, itself=itself, first=first)
+    found = select.live_points(select.Scene(shown, state, select.colouring(shown, state), live=live))
+    touched = [
+        i
+        for i, token in enumerate(live.tokens.to_dict("records"))
+        if (special or not token["is_special"]) and (first or token["position"] > 0)
+    ]
+    attention, expected, ends = live.attention(2, 3), [], set()
+    for query in touched:
+        keys = [key for key in touched if itself or key != query]
+        best = max(keys, key=lambda key: attention[query, key])
+        expected.append(attention[query, best])
+        ends.add(best)
+    np.testing.assert_allclose(found.links.attention, expected, rtol=1e-6)
+    np.testing.assert_array_equal(found.links.start, found.place["query"][touched])
+    assert set(found.linked.tolist()) == ends
+    assert {tuple(end) for end in found.links.end} == {tuple(found.place["key"][i]) for i in ends}
+    far = select.live_points(select.Scene(shown, state, select.colouring(shown, state), live=live), pixel=1e6)
+    assert not len(far.linked), "where all lie over each other, no name is written twice"
+
+
+@pytest.mark.parametrize("query", ["bank", "upos:VERB"])
+def test_hits_are_larger_than_the_rest(visitor: Visitor, small_index: Index, query: str) -> None:
+    hits = np.isin(visitor.data("query", "row")[:, 0], search(small_index, query).rows)
+    assert set(visitor.data("query", "size")[:, 0]) == {1}
+    visitor.widget("search").value = query
+    size = visitor.data("query", "size")[:, 0]
+    assert hits.any() and size[hits].min() > 1.4 * size[~hits].max()
+    visitor.widget("search").value = " "
+    assert set(visitor.data("query", "size")[:, 0]) == {1}, "a blank is no search"
+
+
+def test_an_address_of_a_blank_search_and_a_limit_of_no_score_asks_for_neither(shown: Shown) -> None:
+    state = from_address({"search": [b"  "], "least": [b"5"]}, State(), shown)
+    assert (state.search, state.least) == ("", None)
+
+
 @pytest.mark.parametrize("kind", ["exe", "/../x.png", ""])
 def test_only_files_of_known_kinds_are_made(small_index: Index, kind: str) -> None:
     shown, state = Shown(small_index), State()
     with pytest.raises(QKSpaceError, match=r"png, svg, html, csv, parquet\.$"):
         files.make(kind, select.Scene(shown, state, select.colouring(shown, state)))
+
+
+def _scene(index: Index, **chosen: Any) -> select.Scene:
+    shown, state = Shown(index), State(**chosen)
+    hits = index.search(state.search) if state.search else None
+    return select.Scene(shown, state, select.colouring(shown, state), hits)
+
+
+def _saved(index: Index, **chosen: Any) -> tuple[str, pd.DataFrame]:
+    name, _, content = files.make("csv", _scene(index, **chosen))
+    return name, pd.read_csv(BytesIO(content))
+
+
+@pytest.mark.parametrize("kind", ["svg", "html"])
+def test_a_saved_map_shows_what_the_page_does(small_index: Index, kind: str) -> None:
+    chosen: dict[str, Any] = {"layer": 2, "head": 3, "colour": "upos", "n_links": 20}
+    plain = files.make(kind, _scene(small_index, **chosen))[2]
+    for other in (
+        {"hidden": ("NOUN",)},
+        {"search": "upos:VERB"},
+        {"region": ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0))},
+        {"by_norm": True},
+    ):
+        assert files.make(kind, _scene(small_index, **chosen, **other))[2] != plain
+    content = files.make(kind, _scene(small_index, **chosen, hidden=("NOUN",), search="upos:VERB"))[2].decode()
+    words = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", content.split("<p>")[-1]))
+    assert "hits of the search “upos:VERB”" in words and "not “NOUN”" in words
+    assert files.make(kind, _scene(small_index, **chosen, hidden=("of another colour",)))[2]
+
+
+def test_the_table_of_a_head_is_its_scores_and_of_the_atlas_those_of_its_heads(small_index: Index) -> None:
+    every = small_index.head_table()
+    name, table = _saved(small_index, page="head", layer=2, head=3, selected=("query", 5))
+    assert name.endswith("-head-L2H3.csv")
+    expected = every[(every["layer"] == 2) & (every["head"] == 3)].reset_index(drop=True)
+    assert len(expected) == 1
+    pd.testing.assert_frame_equal(table, expected, check_dtype=False, rtol=1e-5)
+    least = float(every["entropy"].median())
+    _, table = _saved(small_index, page="atlas", order="entropy", least=least)
+    kept = every[every["entropy"] >= least].sort_values("entropy", ascending=False, kind="stable")
+    assert table[["layer", "head"]].values.tolist() == kept[["layer", "head"]].values.tolist()
+
+
+def test_the_table_of_a_sentence_is_of_its_tokens(small_index: Index) -> None:
+    rows = small_index.rows(3)
+    _, table = _saved(small_index, page="sentence", sequence=3, search="the")
+    assert table["row"].tolist() == 2 * list(range(rows.start, rows.stop))
+
+
+def test_a_page_of_one_head_is_called_a_map_wherever_it_is_saved(small_index: Index) -> None:
+    for page in ("atlas", "head", "map"):
+        name, _, content = files.make("html", _scene(small_index, page=page, layer=2, head=3))
+        assert name.endswith("-map-L2H3.html")
+        assert b"layer 2, head 3" in content
 
 
 def test_two_visitors_share_nothing_that_changes(small_index: Index) -> None:
@@ -674,6 +779,19 @@ def test_a_wrong_address_becomes_a_page_that_says_so(small_index: Index, argumen
     assert isinstance(root, Div)
     assert said in root.text
     assert "<img" not in root.text and "<script" not in root.text and "</script" not in root.text
+    assert '<a href="?index=small">' in root.text, "a way on"
+
+
+def test_a_wrong_address_where_no_index_was_named_leads_to_all_of_them(
+    small_index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a & b").symlink_to(small_index.root)
+    monkeypatch.chdir(tmp_path)
+    for name, links in (("a & b", ["?index=a%20%26%20b", "?"]), ("nowhere", ["?"])):
+        doc = Document()
+        fill(doc, [], {"index": [name.encode()], "layer": [b"99"]})
+        assert re.findall('href="([^"]*)"', doc.roots[0].text) == links
 
 
 def test_an_address_opens_what_it_names(small_index: Index) -> None:

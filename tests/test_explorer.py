@@ -7,6 +7,7 @@ import shutil
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
@@ -556,6 +557,11 @@ def test_heat_map_all_heads_and_neurons(explore: Explorer, small_index: Index) -
     seen.page.get_by_role("tab", name="Neurons").click()
     seen.page.locator(".heading.q").first.wait_for(timeout=WAIT)
     assert "differs" not in seen.page.locator(".foot").inner_text(), "softmax of the vectors is the attention"
+    stage = seen.page.locator(".stage")
+    assert stage.evaluate("(el) => el.scrollWidth - el.clientWidth") == 0, "all columns are in view"
+    boxes = [box for box in (each.bounding_box() for each in seen.page.locator(".heading").all()) if box is not None]
+    assert len(boxes) == 7
+    assert all(one["x"] + one["width"] <= other["x"] + 1 for one, other in pairwise(boxes))
 
 
 def test_the_list_of_sequences_opens_them_and_follows_the_search(explore: Explorer, small_index: Index) -> None:

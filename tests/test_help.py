@@ -138,7 +138,7 @@ def test_the_card_of_hits_counts_every_text_and_sequence(small_index: Index, hit
     colours: Any = Colouring
     html = lists.hits_card(Scene(shown, State(search=QUERY), colours, hits))
     rows = small_index.tokens["text"].astype(str).iloc[hits.rows].value_counts()
-    chips = re.findall(r'class="chip">(.*?) <span class="muted">([\d,]+)</span>', html)
+    chips = re.findall(r'class="chip" title="[^"]*">(.*?) <span class="muted">([\d,]+)</span>', html)
     assert len(chips) == min(lists.MAX_TEXTS, len(rows))
     for text, count in chips:
         assert rows[unescape(text)] == int(count.replace(",", ""))
@@ -147,6 +147,14 @@ def test_the_card_of_hits_counts_every_text_and_sequence(small_index: Index, hit
     assert f"{hits.n:,} hits in {sequences:,} sequences" in html
     assert 'data-go="page=sentence"' in html
     assert "data-go" not in lists.hits_card(Scene(shown, State(search=QUERY, page="sentence"), colours, hits))
+
+
+def test_one_hit_is_not_called_hits(small_index: Index) -> None:
+    counts = small_index.tokens["text"].astype(str).value_counts()
+    once = next(text for text in counts[counts == 1].index if text.isalpha())
+    document = _document(small_index, search=once)
+    assert _found(document) == "1 hit"
+    assert "1 hit in 1 sequence<" in document.get_model_by_name("hits_card").text
 
 
 # ---------------------------------------------------------------- what is said
@@ -333,13 +341,23 @@ def test_keys_go_from_hit_to_hit(visit: Visit, address: str, hits: Hits) -> None
         seen.page.keyboard.press(key)
         i = (i + by) % hits.n
         seen.page.get_by_text(f"hit {i + 1:,} of {hits.n:,}", exact=True).wait_for(timeout=WAIT)
-        assert f"selected=query-{hits.rows[i]}" in seen.page.url
-    assert seen.ask(FOCUS_JS)[2] == "INPUT", "who types a search can go on with Enter"
+        seen.until_address(selected=f"query-{hits.rows[i]}")
+    assert seen.ask(FOCUS_JS)[2] != "INPUT", "the keys are the page's again"
+    seen.page.keyboard.press("/")
+    assert seen.ask(FOCUS_JS)[2] == "INPUT"
+    seen.page.keyboard.type("not wanted")
+    seen.page.keyboard.press("Escape")
+    assert seen.ask(FOCUS_JS)[2] != "INPUT"
+    assert f"hit 1 of {hits.n:,}" in seen.deep_text(), "what was typed and not entered is let go"
+    seen.page.keyboard.press("/")
     seen.page.keyboard.press("Control+a")
     seen.page.keyboard.type("word_text:the")
     assert f"hit 1 of {hits.n:,}" in seen.deep_text(), "nothing moves while one types"
     seen.page.keyboard.press("Enter")
     seen.page.get_by_text(re.compile(r"^[\d,]+ hits$")).first.wait_for(timeout=WAIT)
+    seen.page.keyboard.press("n")
+    seen.page.get_by_text(re.compile(r"^hit [\d,]+ of [\d,]+$")).first.wait_for(timeout=WAIT)
+    assert "search=word_text" in seen.page.url
 
 
 @pytest.mark.browser

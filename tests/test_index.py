@@ -210,6 +210,9 @@ def test_fewer_links_are_the_first_of_more(index: Index) -> None:
         np.testing.assert_array_equal(few["attention"], many["attention"][:top])
     assert len(head.links(top=10**9)) == int((head.top_attention > 0).sum())
     assert head.links(top=100, threshold=1.01).empty
+    assert head.links(top=0).empty
+    with pytest.raises(QKSpaceError, match="0 or more; got -1"):
+        head.links(top=-1)
 
 
 # ---------------------------------------------------------------------------------------------- maps

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from qkspace.app.select import LEAST_SHOWN
+from qkspace.app.select import FAINT, KINDS, LEAST_SHOWN
 from qkspace.atlas_picture import default_width
 from qkspace.cli import main
 from qkspace.drawing import PICTURES, Font, Sheet, check_width, missing_characters, visible
@@ -155,6 +155,90 @@ def test_a_chosen_token_and_its_partners_are_labelled(small_index: Index, tmp_pa
     assert n_lines(svg_of(picture, tmp_path), "own") == int((attention >= 0.02).sum())
 
 
+def cloud(figure: Figure, name: str) -> Any:
+    return next(c for axes in figure.axes for c in axes.collections if c.get_gid() == name)
+
+
+def strong_points(figure: Figure, kind: str) -> int:
+    """How many points are opaque; all others must be as faint as the page draws them."""
+    opacity = np.asarray(cloud(figure, kind).get_facecolors())[:, 3]
+    np.testing.assert_allclose(opacity[opacity < 1], FAINT / 255)
+    return int((opacity == 1).sum())
+
+
+def test_what_the_legend_hides_is_faint_in_the_picture(small_index: Index, tmp_path: Path) -> None:
+    is_noun = (small_index.tokens["upos"] == "NOUN").to_numpy()
+    plain, faded = (map_picture(small_index, 2, 1, colour="upos", hidden=hidden) for hidden in ((), ("NOUN",)))
+    assert [strong_points(faded, kind) for kind in KINDS] == [int((~is_noun).sum())] * 2
+    words = " ".join(texts(svg_of(faded, tmp_path)))
+    assert "not “NOUN”; the others are faint" in words
+    files = [save(figure, tmp_path / f"{i}.png").read_bytes() for i, figure in enumerate((plain, faded))]
+    assert files[0] != files[1]
+    of_queries = map_picture(small_index, 2, 1, hidden=["query"])
+    assert [strong_points(of_queries, kind) for kind in KINDS] == [0, small_index.n_tokens]
+    with pytest.raises(QKSpaceError, match=r"no kind 'noun' to hide; it has .*NOUN"):
+        map_picture(small_index, 2, 1, colour="upos", hidden=["noun"])
+
+
+def test_the_hits_of_a_search_and_a_region_are_strong_in_the_picture(small_index: Index, tmp_path: Path) -> None:
+    hits = small_index.search("upos:VERB").rows
+    figure = map_picture(small_index, 2, 1, search="upos:VERB")
+    opacity = np.asarray(cloud(figure, "key").get_facecolors())[:, 3]
+    assert np.flatnonzero(opacity == 1).tolist() == hits.tolist()
+    assert f"hits of the search “upos:VERB” ({len(hits):,} tokens)" in " ".join(texts(svg_of(figure, tmp_path)))
+    view = small_index.head(2, 1).projection("pca")
+    x, y = (np.median(view.query, axis=0) + 1e-4).tolist()  # no point lies on an edge
+    region = [(x, y), (x + 99, y), (x + 99, y + 99), (x, y + 99)]
+    inside = {kind: ((place > (x, y)) & (place < (x + 99, y + 99))).all(axis=1) for kind, place in zip(
+        KINDS, (view.query, view.key), strict=True)}  # fmt: skip
+    both = map_picture(small_index, 2, 1, search="upos:VERB", region=region)
+    alone = map_picture(small_index, 2, 1, region=region)
+    for kind in KINDS:
+        assert 0 < strong_points(alone, kind) == int(inside[kind].sum()) < small_index.n_tokens
+        assert strong_points(both, kind) == int(inside[kind][hits].sum())
+    with pytest.raises(QKSpaceError, match="three or more corners"):
+        map_picture(small_index, 2, 1, region=region[:2])
+
+
+def test_points_of_a_picture_are_as_large_as_their_vectors_are_long(small_index: Index) -> None:
+    norms = np.linalg.norm(small_index.head(2, 1).query, axis=1)
+    size = cloud(map_picture(small_index, 2, 1, by_norm=True), "query").get_sizes()
+    assert np.all(np.diff(size[np.argsort(norms)]) >= -1e-6)
+    assert size.max() > 4 * size.min()
+    assert len(cloud(map_picture(small_index, 2, 1), "query").get_sizes()) == 1
+    hits = small_index.search("upos:VERB").rows
+    size = cloud(map_picture(small_index, 2, 1, search="upos:VERB"), "query").get_sizes()
+    assert np.flatnonzero(size > size.min()).tolist() == hits.tolist(), "few hits are drawn larger, as on the page"
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_lines_of_a_whole_sequence_are_all_its_strong_pairs(small_index: Index, tmp_path: Path, dims: int) -> None:
+    attention = small_index.head(2, 1).attention(3)
+    figure = map_picture(
+        small_index, 2, 1, dims=dims, selected=("query", small_index.rows(3).start + 2), whole=True, threshold=0.2
+    )
+    own = svg_of(figure, tmp_path)
+    assert n_lines(own, "own") == int((attention >= 0.2).sum()) > 1
+    assert "all its pairs of at least 0.2 attention joined" in " ".join(texts(own))
+
+
+def test_a_page_of_a_map_fades_what_a_picture_does(small_index: Index) -> None:
+    page = map_html(small_index, 2, 1, colour="upos", hidden=["NOUN"], search="upos:VERB", by_norm=True)
+    data = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', page, re.DOTALL)
+    assert data is not None
+    document = Document.from_json(next(iter(json.loads(html.unescape(data.group(1))).values())))
+    picture = map_picture(small_index, 2, 1, colour="upos", hidden=["NOUN"], search="upos:VERB", by_norm=True)
+    for kind in KINDS:
+        found = document.select_one({"name": kind})
+        assert found is not None
+        points = found.data_source.data  # type: ignore[attr-defined]
+        alpha = np.asarray(points["colour"]) & 0xFF
+        assert set(alpha.tolist()) <= {0xFF, FAINT}
+        assert int((alpha == 0xFF).sum()) == strong_points(picture, kind) > 0
+        ratio = np.asarray(points["size"]) ** 2 / cloud(picture, kind).get_sizes()
+        np.testing.assert_allclose(ratio, ratio[0], rtol=1e-4)
+
+
 @pytest.mark.parametrize("style", ["lines", "heatmap"])
 def test_the_tokens_of_a_sentence_are_text_as_queries_and_as_keys(
     small_index: Index, tmp_path: Path, style: str
@@ -196,6 +280,28 @@ def test_an_atlas_has_every_head_and_its_scores(small_index: Index, unmapped_ind
     ]
     assert sorted(text for text in drawn if " / " in text) == sorted(expected)
     assert "-" in texts(svg_of(atlas_picture(unmapped_index), tmp_path))
+
+
+def test_a_sorted_atlas_has_the_heads_of_the_page_in_its_order(small_index: Index, tmp_path: Path) -> None:
+    table = small_index.head_table().sort_values("entropy", kind="stable")
+    least = float(table["entropy"].iloc[9])
+    low = texts(svg_of(atlas_picture(small_index, order="-entropy", least=least), tmp_path))
+    names = [f"L{layer}H{head}" for layer, head in zip(table["layer"], table["head"], strict=True)]
+    assert [text for text in low if re.fullmatch(r"L\d+H\d+", text)] == names[:10]
+    assert f"10 of {len(table)} heads by “entropy” (lowest first" in " ".join(low)
+    high = texts(svg_of(atlas_picture(small_index, order="entropy"), tmp_path))
+    assert [text for text in high if re.fullmatch(r"L\d+H\d+", text)] == names[::-1]
+    with pytest.raises(QKSpaceError, match="nothing to show"):
+        atlas_picture(small_index, order="entropy", least=10**6)
+    with pytest.raises(QKSpaceError, match="cannot be sorted by 'beauty'"):
+        atlas_picture(small_index, order="beauty")
+
+
+def test_the_hits_of_a_search_are_strong_on_all_maps_of_the_atlas(small_index: Index) -> None:
+    hits = small_index.search("upos:VERB").rows
+    opacity = np.asarray(cloud(atlas_picture(small_index, search="upos:VERB"), "query").get_facecolors())[:, 3]
+    assert set(np.round(opacity * 255).astype(int).tolist()) == {FAINT, 0xFF}
+    assert int((opacity == 1).sum()) == len(hits) * len(small_index.head_table())
 
 
 def test_maps_of_any_number_of_heads_that_a_model_has_fit_a_sheet_without_asking() -> None:
@@ -309,6 +415,7 @@ def test_no_text_stands_off_the_sheet(small_index: Index) -> None:
         sentence_picture(small_index, 5, 1),
         sentence_picture(small_index, 5, 1, style="heatmap"),
         atlas_picture(small_index),
+        atlas_picture(small_index, order="entropy", search="bank"),
     ]
     for figure in pictures:
         sheet = figure.bbox

@@ -75,7 +75,7 @@ class Cards:
         self.head, self.token, self.region, self.hits = (
             _card(name=f"{name}_card") for name in ("head", "token", "region", "hits")
         )
-        self.parts = [self.head, self.region, self.token, self.hits]
+        self.parts = [self.hits, self.head, self.region, self.token]  # what was searched for comes first
 
     def show(self, scene: Scene) -> None:
         """Say what the state asks for."""

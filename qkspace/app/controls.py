@@ -158,6 +158,8 @@ class Header:
         at = 0 if selected is None else int(np.searchsorted(hits.rows, selected[1]))
         if selected is not None and at < hits.n and hits.rows[at] == selected[1]:
             return self.say("search_hit", i=at + 1, n=hits.n)
+        if hits.n == 1:
+            return self.say("search_hit_one")
         return self.say("search_hits" if hits.n else "search_none", n=hits.n)
 
     def _go(self, *, forward: bool) -> None:

@@ -311,7 +311,7 @@ class _Page:
     def _search(self, text: str) -> tuple[Hits | None, str]:
         """Return what a search finds, or what is wrong with it."""
         try:
-            return (search(self.index, text), "") if text else (None, "")
+            return (search(self.index, text), "") if text.strip() else (None, "")
         except QKSpaceError as error:
             return None, str(error)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
@@ -25,15 +26,19 @@ MIME = {
     "parquet": "application/vnd.apache.parquet",
 }
 
-LINKS = (
+OF_MAP = (  # of a State, that a picture of a map takes
+    "dims",
     "threshold",
     "special",
     "itself",
     "first",
+    "whole",
     "selected",
     "yaw",
     "pitch",
-)  # of a State, that a picture of a map takes
+    "region",
+    "by_norm",
+)
 PICTURE_TOKENS = 60
 
 
@@ -46,47 +51,59 @@ def make(kind: str, scene: Scene) -> tuple[str, str, bytes]:
     state, index = scene.state, scene.shown.index
     if kind not in MIME:
         raise QKSpaceError(f"There is no file of kind {kind!r}; there are {', '.join(MIME)}.")
-    name = f"{index.root.name}-{state.page}-L{state.layer}H{state.head}.{kind}"
+    page = "map" if kind == "html" and state.page in ("atlas", "head") else state.page  # which is what it shows
+    name = f"{index.root.name}-{page}-L{state.layer}H{state.head}.{kind}"
     with TemporaryDirectory() as folder:
         path = Path(folder) / name
         if kind in ("csv", "parquet"):
-            _write_selection(path, scene)
+            _write_table(path, scene)
         else:
             _write_picture(path, scene)
         return name, MIME[kind], path.read_bytes()
 
 
-def _write_selection(path: Path, scene: Scene) -> None:
-    """Write the lassoed points, or the clicked token's sequence, or the hits, or all that is drawn."""
+def _write_table(path: Path, scene: Scene) -> None:
+    """Write the tokens of the view that is open, or the statistics and scores of its head, or of the heads of the atlas."""
+    from qkspace.atlas_picture import sorted_heads
     from qkspace.export import selection_table, write_table
 
     shown, state = scene.shown, scene.state
-    rows: dict[Kind, IntArray] = {}
-    if state.region:
-        rows = select.region_rows(shown, state)
+    if state.page == "head":
+        table = shown.head_table
+        table = table[(table["layer"] == state.layer) & (table["head"] == state.head)]
+    elif state.page == "atlas":
+        table = shown.head_table.iloc[sorted_heads(shown, state)]
+    elif state.page == "sentence" and scene.live is not None:
+        raise QKSpaceError(say(state.language, "live_html_only"))
     else:
-        picked: IntArray = shown.rows
-        if state.selected is not None:
-            span = shown.sequence_rows(state.selected[1])
-            picked = np.arange(span.start, span.stop)
-        elif scene.hit_rows is not None:
-            picked = scene.hit_rows
-        rows = dict.fromkeys(select.KINDS, picked)
-    table = selection_table(shown.index, rows, layer=state.layer, head=state.head, method=state.method, dims=state.dims)
+        of: dict[str, Any] = {name: getattr(state, name) for name in ("layer", "head", "method", "dims")}
+        table = selection_table(shown.index, _rows(scene), **of)
     write_table(table, path)
 
 
+def _rows(scene: Scene) -> dict[Kind, IntArray]:
+    """Return the rows of each kind: of the sentence, or lassoed, or the clicked token's sequence, or the hits, or all drawn."""
+    shown, state = scene.shown, scene.state
+    if state.page == "sentence" or (state.selected is not None and not state.region):
+        span = shown.index.rows(select.sequence_of(shown, state))
+        return dict.fromkeys(select.KINDS, np.arange(span.start, span.stop))
+    if state.region:
+        return select.region_rows(shown, state)
+    return dict.fromkeys(select.KINDS, shown.rows if scene.hit_rows is None else scene.hit_rows)
+
+
 def _write_picture(path: Path, scene: Scene) -> None:
-    """Draw the view that is open; the page about a head has its map."""
+    """Draw the view that is open; the page about a head has its map, and so has a page of HTML of the atlas."""
     from qkspace import picture
     from qkspace.attention_view import index_attention_view, live_attention_view
     from qkspace.map_html import map_html
 
     state, index = scene.state, scene.shown.index
     is_html = path.suffix == ".html"
-    of_map = {name: getattr(state, name) for name in ("method", "dims", "colour", "theme")}
+    look: dict[str, Any] = {name: getattr(state, name) for name in ("method", "colour", "theme")}
+    look["search"] = "" if scene.hits is None else state.search  # one that is not understood finds nothing
     if state.page == "atlas" and not is_html:
-        picture.save(picture.atlas_picture(index, **of_map), path)
+        picture.save(picture.atlas_picture(index, order=state.order, least=state.least, **look), path)
     elif state.page == "sentence" and scene.live is not None:
         if not is_html:
             raise QKSpaceError(say(state.language, "live_html_only"))
@@ -101,7 +118,9 @@ def _write_picture(path: Path, scene: Scene) -> None:
             )
             picture.save(drawn, path)
     else:
-        chosen = of_map | {name: getattr(state, name) for name in LINKS} | {"links": state.n_links}
+        chosen = look | {name: getattr(state, name) for name in OF_MAP} | {"links": state.n_links}
+        kinds = scene.colours.legend.kinds
+        chosen["hidden"] = [kind for kind in state.hidden if kind in kinds]  # an address may name others
         if is_html:
             path.write_text(map_html(index, state.layer, state.head, **chosen), encoding="utf-8")
         else:

@@ -31,6 +31,13 @@ def trouble(text: str) -> str:
     return f'<span class="small poor" role="alert">{escape(text)}</span>'
 
 
+def ways_on(start: str, everything: str, language: Language) -> str:
+    """Return links to an index from its start and to all indexes: two addresses, either of which may be empty."""
+    said = ((start, plain(language, "open_from_start")), (everything, plain(language, "open_all")))
+    links = [f'<a href="{escape(address)}">{text}</a>' for address, text in said if address]
+    return f"<p>{' &middot; '.join(links)}</p>" if links else ""
+
+
 def live_says(live: LiveSequence, language: Language) -> str:
     """Say how the live sentence was read."""
     parts = [say(language, "live_ready", n=len(live.tokens))]
@@ -79,13 +86,14 @@ def hits_card(scene: Scene) -> str:
     language, hits = scene.state.language, scene.hits
     if hits is None or not hits.n:
         return ""
-    count = plain(language, "hits_in", n=hits.n, n_sequences=len(hits.sequences))
+    name = "hits_in_one" if hits.n == 1 else "hits_in_one_sequence" if len(hits.sequences) == 1 else "hits_in"
+    count = say(language, name, n=hits.n, n_sequences=len(hits.sequences))
     link = f'<button class="link" {go(page="sentence")}>{plain(language, "hits_list")}</button>'
     texts = hits.texts.head(MAX_TEXTS)
     chips = " ".join(_chip(text, n) for text, n in zip(texts["text"], texts["hits"], strict=True))
     return (
         f'<div class="card"><div class="between"><h2>{plain(language, "hits_card")}</h2>'
-        f"{'' if scene.state.page == 'sentence' else link}</div><p>{count}</p>"
+        f"{'' if scene.state.page == 'sentence' else link}</div><p>{escape(count)}</p>"
         f'<p class="small muted">{plain(language, "hits_texts")}</p><p class="chips">{chips}</p></div>'
     )
 

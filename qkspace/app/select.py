@@ -35,6 +35,7 @@ MAX_TOKENS = (
 BLOCK_ROWS = 131_072  # of a stored array that are read at once
 LEAST_SHOWN = 0.02  # attention below which a clicked token is not joined to a partner
 FAINT = 0x1C  # alpha of what is not picked out: it fades, and does not vanish
+LARGER = 1.6  # size of what is picked out, 1 being that of the rest
 N_TOP = 3  # partners of a point that its tooltip lists
 LINKED_BY = ("layer", "head", "n_links", "threshold", "special", "itself", "first")  # parts of a state
 FREQUENCY, NORM, MOD5, SEQUENCE = "how often the token occurs", "length of the vector", "position mod 5", "sequence"
@@ -416,6 +417,21 @@ def region_rows(shown: Shown, state: State) -> dict[Kind, IntArray]:
     return {kind: rows[_in_region(shown, state, kind, rows)] for kind in KINDS}
 
 
+def stressed(shown: Shown, state: State, hits: IntArray | None = None) -> dict[Kind, FloatArray]:
+    """Return how large the drawn points are, as `sizes` does, but what a search, a region or the legend picks out larger.
+
+    Only where that is the smaller part of a kind: else everything would grow.
+    """
+    size = sizes(shown, state)
+    if hits is None and not state.region and not state.hidden:
+        return size
+    for kind in KINDS:
+        strong = emphasis(shown, state, kind, hits)
+        if strong is not None and strong.mean() < 0.5:
+            size[kind] = np.where(strong, LARGER * size[kind], size[kind]).astype(np.float32)
+    return size
+
+
 def sizes(shown: Shown, state: State, rows: dict[Kind, IntArray] | None = None) -> dict[Kind, FloatArray]:
     """Return how large points are, 1 being usual: all alike, or by the length of their vector.
 
@@ -552,26 +568,58 @@ def sequence_of(shown: Shown, state: State) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """The live sentence on the map: place of each kind (token, dims), links, and the text of each token."""
+    """The live sentence on the map: place of each kind (token, dims), links, and the text of each token.
+
+    linked: the keys that a link ends at, of those that are named beside the queries.
+    """
 
     place: dict[Kind, FloatArray]
     links: Links
     text: list[str]
+    linked: IntArray
 
 
-def live_points(scene: Scene) -> Live:
-    """Return where the live sentence lies on the chosen map, and the strongest key of each of its queries."""
+def live_points(scene: Scene, pixel: float = 0.0) -> Live:
+    """Return where the live sentence lies on the chosen map, and the strongest key of each of its queries.
+
+    Links leave out what those of the corpus do. pixel: size of a pixel in units of the map; a key that lies at a query of
+    the same text is not named once more.
+    """
     state = scene.state
     none = np.zeros((0, state.dims), dtype=np.float32)
     if scene.live is None or scene.shown.view(state).reason:  # which the card of the head says
-        return Live({"query": none, "key": none}, Links(none, none, none[:, 0]), [])
+        return Live({"query": none, "key": none}, Links(none, none, none[:, 0]), [], np.zeros(0, dtype=np.int64))
     from qkspace.live import place
 
     placed = place(scene.shown.index, scene.live, state.layer, state.head, state.method, state.dims)
-    attention = scene.live.attention(state.layer, state.head)
-    rows, columns = np.arange(len(attention)), attention.argmax(axis=1)
-    links = Links(placed.query, placed.key[columns], attention[rows, columns])
-    return Live({"query": placed.query, "key": placed.key}, links, scene.live.tokens["text"].astype(str).tolist())
+    text = scene.live.tokens["text"].astype(str).tolist()
+    rows, columns, attention = _live_pairs(scene.live, state)
+    links = Links(placed.query[rows], placed.key[columns], attention)
+    places = {kind: seen(getattr(placed, kind), state) for kind in KINDS}
+    named = [j for j in np.unique(columns) if not _is_named(text, j, places["query"], places["key"][j], pixel)]
+    return Live({"query": placed.query, "key": placed.key}, links, text, np.asarray(named, dtype=np.int64))
+
+
+def _live_pairs(live: LiveSequence, state: State) -> tuple[IntArray, IntArray, FloatArray]:
+    """Return queries of the live sentence, the strongest key of each that links may touch, and the attention to it."""
+    attention, excluded = live.attention(state.layer, state.head).copy(), np.zeros(len(live.tokens), dtype=bool)
+    if not state.special:
+        excluded |= live.tokens["is_special"].to_numpy(dtype=bool)
+    if not state.first:
+        excluded |= live.tokens["position"].to_numpy() == 0
+    attention[excluded], attention[:, excluded] = 0, 0
+    if not state.itself:
+        np.fill_diagonal(attention, 0)
+    columns = attention.argmax(axis=1)
+    weight = attention[np.arange(len(attention)), columns]
+    rows = np.flatnonzero(weight > 0)
+    return rows, columns[rows], weight[rows]
+
+
+def _is_named(text: list[str], key: int, queries: FloatArray, place: FloatArray, pixel: float) -> bool:
+    """Tell whether the name of a key would lie over that of a query of the same text, at 7 x 17 pixels a character."""
+    near = np.abs(queries - place) < np.array([7 * len(text[key]) + 8, 17]) * pixel
+    return any(text[i] == text[key] for i in np.flatnonzero(near.all(axis=1)))
 
 
 def _without_overlap(place: FloatArray, n_characters: list[int], pixel: float) -> list[int]:

@@ -19,6 +19,8 @@ from bokeh.models import Div, GlobalInlineStyleSheet, InlineStyleSheet
 
 from qkspace import store
 from qkspace.app.document import make_document
+from qkspace.app.lists import ways_on
+from qkspace.app.state import Language
 from qkspace.app.style import FONT
 from qkspace.console import Console
 from qkspace.index import Index
@@ -77,7 +79,19 @@ def fill(
         make_document(doc, index, arguments=arguments, indexes=names, model=model, trust_remote_code=trust_remote_code)
     except QKSpaceError as error:
         doc.title = "qkspace"
-        _plain_page(doc, f"<h2>qkspace</h2><p>{escape(str(error))}</p>")
+        _plain_page(doc, f"<h2>qkspace</h2><p>{escape(str(error))}</p>{_ways_on(roots, arguments)}")
+
+
+def _ways_on(roots: Sequence[Path], arguments: Mapping[str, Sequence[bytes]]) -> str:
+    """Return links away from an address that cannot be shown: to the same index from its start, and to all indexes."""
+    language: Language = "ja" if _text(arguments, "language") == "ja" else "en"
+    spoken = "" if language == "en" else f"&language={language}"
+    names = [root.name for root in (list(roots) or find_indexes())]
+    name = _text(arguments, "index")
+    if roots and name not in names:
+        name = names[0]
+    start = f"?index={quote(str(name))}{spoken}" if name in names else ""
+    return ways_on(start, "" if roots else "?", language)
 
 
 def _plain_page(doc: Document, text: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from qkspace.app.colours import QUERY_KEY
@@ -119,7 +119,7 @@ def from_address(arguments: Mapping[str, Sequence[bytes]], first: State, shown: 
         )
     if state.order:
         _check_order(state, shown)
-    return state
+    return state if state.order else replace(state, least=None)  # of no score
 
 
 def _check_order(state: State, shown: Shown) -> None:
@@ -175,6 +175,10 @@ def _text(name: str, text: str, _shown: Shown) -> str:
     if len(text) > MAX_TEXT:
         raise _refuse(name, text, f"at most {MAX_TEXT:,} characters")
     return text
+
+
+def _query(name: str, text: str, shown: Shown) -> str:
+    return _text(name, text, shown).strip()
 
 
 def _one_of(*choices: str) -> Callable[[str, str, Shown], str]:
@@ -242,7 +246,7 @@ READERS: dict[str, Callable[[str, str, Shown], Any]] = {
     "selected": _selected,
     "region": _region,
     "sequence": _sequence,
-    "search": _text,
+    "search": _query,
     "order": _text,
     "least": _least,
     "text": _text,

@@ -113,8 +113,9 @@ def head_card(shown: Shown, state: State, *, opened: bool = False) -> str:
     return (
         f'<div class="card"><div class="between"><span class="title">{title}</span>'
         f"{_badge(language, view.scores, view.reason)}</div>"
-        f'<div style="margin-top:8px">{kv}{_trust(language, view.scores, view.reason)}</div>'
+        f'<div style="margin-top:8px">{kv}{_trust(language, view, float(row["attention_to_special"]))}</div>'
         f'<h2 style="margin-top:10px">{plain(language, "what_the_head_does")}</h2><table>{statistics}</table>'
+        f'<p class="small muted">{plain(language, "statistics_overlap")}</p>'
         f"{'' if view.reason else _placing(language, view, opened)}</div>"
     )
 
@@ -133,9 +134,10 @@ def _badge(language: Language, scores: Scores | None, reason: str | None) -> str
     )
 
 
-def _trust(language: Language, scores: Scores | None, reason: str | None) -> str:
+def _trust(language: Language, view: View, to_special: float) -> str:
     """Say how far a map can be trusted, with a warning first where it must not be believed."""
-    trust = "".join(f"<p>{escape(sentence)}</p>" for sentence in in_words(scores, reason, language))
+    scores = view.scores
+    trust = "".join(f"<p>{escape(line)}</p>" for line in in_words(scores, view.reason, language, to_special))
     if margin := margin_in_words(scores, language):
         trust += f'<p class="small muted">{escape(margin)}</p>'
     if scores is None or verdict_of(scores) != "poor":
@@ -144,8 +146,13 @@ def _trust(language: Language, scores: Scores | None, reason: str | None) -> str
     return f'<p class="poor"><b>{plain(language, name)}</b> {plain(language, "not_to_believe_why")}</p>{trust}'
 
 
-def in_words(scores: Scores | None, reason: str | None = None, language: Language = "en") -> list[str]:
-    """Say what the scores of a map mean to somebody who does not know them; `reason`: why there is no map."""
+def in_words(
+    scores: Scores | None, reason: str | None = None, language: Language = "en", to_special: float = math.nan
+) -> list[str]:
+    """Say what the scores of a map mean to somebody who does not know them.
+
+    reason: why there is no map. to_special: share of the head's attention that goes to special tokens.
+    """
     if reason:
         return [say(language, "trust_no_map", reason=reason)]
     if scores is None:
@@ -155,6 +162,8 @@ def in_words(scores: Scores | None, reason: str | None = None, language: Languag
     lines = [say(language, "trust_all", share=_share(language, scores.recall1))]
     if not math.isnan(scores.recall1_content):
         lines.append(say(language, "trust_content", share=_share(language, scores.recall1_content)))
+    if to_special > 0.4 and scores.recall1 - scores.recall1_content > 0.3:
+        lines.append(say(language, "trust_special", share=100 * to_special))
     if not math.isnan(scores.no_map_recall1):
         share, content = (_share(language, s) for s in (scores.no_map_recall1, scores.no_map_recall1_content))
         alone = "" if math.isnan(scores.no_map_recall1_content) else "_content"
@@ -167,11 +176,18 @@ def margin_in_words(scores: Scores | None, language: Language = "en") -> str:
     """Say between what the shares would lie had other sequences been drawn (95 % interval); nothing where it is unknown."""
     if scores is None or math.isnan(scores.recall1_low):
         return ""
-    ends = {"low": 100 * scores.recall1_low, "high": 100 * scores.recall1_high}
+    ends = _ends("", scores.recall1_low, scores.recall1_high)
     if math.isnan(scores.recall1_content_low):
         return say(language, "margin", **ends)
-    content = {"content_low": 100 * scores.recall1_content_low, "content_high": 100 * scores.recall1_content_high}
+    content = _ends("content_", scores.recall1_content_low, scores.recall1_content_high)
     return say(language, "margin_content", **ends, **content)
+
+
+def _ends(prefix: str, low: float, high: float) -> dict[str, str]:
+    """Return both ends of an interval of shares, of 100; with a decimal where they differ by that alone."""
+    whole, finer = ([f"{100 * end:.{digits}f}" for end in (low, high)] for digits in (0, 1))
+    ends = finer if whole[0] == whole[1] and finer[0] != finer[1] else whole
+    return {f"{prefix}low": ends[0], f"{prefix}high": ends[1]}
 
 
 def _share(language: Language, share: float) -> str:

@@ -1414,8 +1414,9 @@ globalThis.qkspaceAttentionView = (() => {
     const chosen = pinned && (pinned.side === "query" || !view.data.cross) ? pinned.unit : 0
     const found = neuronsOf(view, chosen)
     if (!found) return null
-    const width = Math.max(760, Math.min(view.stage.clientWidth, 1500)), top = 30, text = 118, gap = 14
-    const figure = Math.min(112, width * 0.1), band = (width - 2 * text - 2 * figure - 6 * gap - 16) / 3
+    const width = Math.max(540, Math.min(view.stage.clientWidth, 1500)), top = 30  // narrower, it scrolls
+    const text = Math.max(76, Math.min(118, width * 0.15)), gap = Math.max(8, Math.min(14, width * 0.018))
+    const figure = Math.max(92, Math.min(112, width * 0.1)), band = (width - 2 * text - 2 * figure - 6 * gap - 16) / 3
     const x = { query: 8, q: text + 12, key: text + 12 + band + gap }
     x.k = x.key + text + 4
     x.product = x.k + band + gap

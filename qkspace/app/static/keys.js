@@ -41,11 +41,17 @@ document.addEventListener("keydown", (event) => {
     if (event.key == "Tab") turn(event)
     return
   }
-  if (event.key == "Escape") { page.tags = ["escape", "", (page.tags[2] ?? 0) + 1]; return }
   const target = path[0]
+  if (event.key == "Escape" && path.includes(element(search)) && target.tagName == "INPUT") {
+    target.value = search.value  // what was typed since is let go
+    target.blur()
+    return
+  }
+  if (event.key == "Escape") { page.tags = ["escape", "", (page.tags[2] ?? 0) + 1]; return }
   if (target instanceof HTMLElement && target.isContentEditable) return
   if (event.key == "Enter" && path.includes(element(search))) {
     if (search.value && target.value == search.value) press(event.shiftKey ? previous : next)
+    if (target.tagName == "INPUT") target.blur()  // which takes over what was typed; the keys are the page's again
     return
   }
   if (target instanceof HTMLElement && /^(INPUT|SELECT|TEXTAREA)$/.test(target.tagName)) return

@@ -96,11 +96,12 @@ class HeadView:
         """Return what a card holds; where nothing can be said, why."""
         try:
             if name == "near":
-                return self._near(behaviour.nearest_heads(index, layer, head, top=NEAREST))
+                return self._near(behaviour.nearest_heads(index, layer, head, top=NEAREST, language=self.language))
             if name == "attended":
                 return self._attended(behaviour.most_attended(index, layer, head, top=TOP))
             find = behaviour.typical_sequences if name == "typical" else behaviour.extreme_sequences
-            return self._examples(find(index, layer, head, top=EXAMPLES, min_tokens=MIN_TOKENS))
+            options = {"top": EXAMPLES, "min_tokens": MIN_TOKENS}
+            return self._examples(find(index, layer, head, **options, language=self.language))
         except QKSpaceError as error:
             return f'<p class="muted">{escape(str(error))}</p>'
 
@@ -114,7 +115,7 @@ class HeadView:
 
     def _note(self, table: pd.DataFrame) -> str:
         note = table.attrs.get("note")
-        return f'<p class="small muted" lang="en">{escape(str(note))}</p>' if note and self.language == "en" else ""
+        return f'<p class="small muted">{escape(str(note))}</p>' if note else ""
 
     def _attended(self, table: pd.DataFrame) -> str:
         if table.empty:
@@ -130,7 +131,7 @@ class HeadView:
     def _examples(self, table: pd.DataFrame) -> str:
         rows = []
         for each in table.to_dict("records"):
-            said = f'<div class="small muted">{escape(each["words"])}</div>' if self.language == "en" else ""
+            said = f'<div class="small muted">{escape(each["words"])}</div>' if each["words"] else ""
             goes = go(page="sentence", selected="", sequence=each["sequence"], text="", pair="")
             rows.append(f'<li><button class="link" {goes}>{escape(_short(each["text"]))}</button>{said}</li>')
         return f'<ul class="plain">{"".join(rows)}</ul>{self._note(table)}'
@@ -140,7 +141,7 @@ class HeadView:
         for each in table.to_dict("records"):
             name = f"L{each['layer']}H{each['head']}"
             button = f'<button class="link" {go(layer=each["layer"], head=each["head"])}>{name}</button>'
-            bar = _bar(each["distance"] / LARGEST, "accent")
+            bar = _bar(min(max(1 - each["distance"] / LARGEST, 0.0), 1.0), "accent")  # the longer, the more alike
             rows.append(f'<tr><td>{button}</td>{bar}<td class="number">{each["distance"]:.3f}</td></tr>')
         return f"<table>{''.join(rows)}</table>{self._note(table)}"
 

@@ -214,14 +214,17 @@ class MapView:
         }
 
     def _show_small(self, scene: Scene, *, moved: bool) -> None:
-        """Write all points, or their colours alone."""
+        """Write all points, or their colours alone, and their sizes where these have changed."""
+        size = select.stressed(scene.shown, scene.state, scene.hit_rows)
         packed = select.packed_colours(scene.shown, scene.state, scene.colours, scene.hit_rows)
         if moved:
-            self._show_points(scene, packed)
+            self._show_points(scene, packed, size)
             return
         for kind in KINDS:
             source = self.sources[kind]
             source.data["colour"] = packed[kind]
+            if not np.array_equal(source.data["size"], size[kind]):
+                source.data["size"] = size[kind]
 
     def _show_large(self, scene: Scene, last: State | None) -> None:
         """Draw the view that the visitor has, or all of another map; what is in view is known before the browser says it."""
@@ -270,8 +273,7 @@ class MapView:
         view = Extent(*(float(end) for end in ends))
         return view if view.x0 < view.x1 and view.y0 < view.y1 else self._whole(scene)
 
-    def _show_points(self, scene: Scene, packed: dict[Kind, NDArray[np.uint32]]) -> None:
-        size = select.sizes(scene.shown, scene.state)
+    def _show_points(self, scene: Scene, packed: dict[Kind, NDArray[np.uint32]], size: dict[Kind, FloatArray]) -> None:
         for kind, points in select.points(scene.shown, scene.state).items():
             columns: dict[str, Any] = {"row": points.row.astype(np.int32), "colour": packed[kind], "size": size[kind]}
             for i in range(select.N_TOP):
@@ -313,15 +315,17 @@ class MapView:
         }
 
     def _show_live(self, scene: Scene) -> None:
-        """Draw the live sentence, larger and labelled, with its strongest links."""
-        live = select.live_points(scene)
+        """Draw the live sentence, larger, with its strongest links; its queries and the keys that these end at are named."""
+        state, view = scene.state, self._view_now(scene)
+        live = select.live_points(scene, (view.x1 - view.x0) / self._frame_size()[0])
         for kind in KINDS:
-            self.sources[f"live_{kind}"].data = placed(live.place[kind], scene.state)
-        self.sources["live_links"].data = segments(live.links, scene.state, 1.0, least=0.15, width=2.0)
+            self.sources[f"live_{kind}"].data = placed(live.place[kind], state)
+        self.sources["live_links"].data = segments(live.links, state, 1.0, least=0.15, width=2.0)
+        hues = [QUERY_COLOUR[state.theme]] * len(live.text) + [KEY_COLOUR[state.theme]] * len(live.linked)
         self.sources["live_labels"].data = {
-            "text": live.text,
-            "colour": [QUERY_COLOUR[scene.state.theme]] * len(live.text),
-            **placed(live.place["query"], scene.state),
+            "text": [*live.text, *(live.text[j] for j in live.linked)],
+            "colour": hues,
+            **placed(np.concatenate([live.place["query"], live.place["key"][live.linked]]), state),
         }
 
     def paint(self, theme: str) -> None:
