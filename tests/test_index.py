@@ -347,7 +347,7 @@ index.head_table()
 shown = select.Shown(index)
 state = select.State(layer=1, head=3, selected=("query", 4))
 points = select.points(shown, state)
-assert len(points["query"].x) == len(points["key"].x) == index.n_tokens
+assert len(points["query"].place) == len(points["key"].place) == index.n_tokens
 select.corpus_links(shown, state), select.selected_links(shown, state), select.colouring(shown, state)
 """
     assert (

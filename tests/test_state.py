@@ -68,6 +68,7 @@ def any_state(shown: Shown, seed: int) -> State:
     size = 10.0 ** rng.integers(-8, 9)
     corners = tuple((number(-size, size, 5), number(-size, size, 5)) for _ in range(int(rng.integers(MAX_CORNERS + 1))))
     orders = orders_of(shown, method)
+    order = one("", "-" + one(*orders), one(*orders))
     return State(
         page=one("map", "atlas", "sentence", "head"),
         layer=layer,
@@ -89,9 +90,9 @@ def any_state(shown: Shown, seed: int) -> State:
         selected=one(None, ("query", 0), ("key", index.n_tokens - 1)),
         region=corners,
         sequence=one(None, int(index.sequences["sequence"].iloc[-1])),
-        search=one(*TEXTS),
-        order=one("", "-" + one(*orders), one(*orders)),
-        least=one(None, number(-size, size)),
+        search=one(*TEXTS).strip(),
+        order=order,
+        least=one(None, number(-size, size)) if order else None,  # from which value on, of what it is sorted by
         text=one(*TEXTS),
         pair=one(*TEXTS),
         theme=one("light", "dark"),
