@@ -37,8 +37,8 @@ EXAGGERATION, FINAL_EXAGGERATION = 12.0, 1.5
 GRID = {"n_interpolation_points": 3, "min_num_intervals": 10, "ints_in_interval": 4}
 ANGLE = 1.2  # of Barnes and Hut, in three dimensions, where there is no grid
 
-UMAP_NEIGHBOURS = 40
-UMAP_EPOCHS = 200
+UMAP_NEIGHBOURS = 20
+UMAP_EPOCHS = 100
 UMAP_RATE = 0.01  # of learning, at first: at 1, the default, the graph tears apart what the start had right
 UMAP_MIN_DIST = 0.1
 UMAP_UNION = 0.4  # share of the union in the graph, the rest being mutual neighbours
