@@ -143,15 +143,12 @@ def sorted_heads(shown: Shown, state: State) -> IntArray:
     Raises:
         QKSpaceError: there is no such score or statistic, or no such head.
     """
-    if not state.order:
+    order = atlas.chosen_heads(atlas.atlas_table(shown, state), state)
+    if order is None:
         return np.arange(len(shown.head_table))
-    by, is_low_first = state.order.removeprefix("-"), state.order.startswith("-")
-    limit = {"maximum" if is_low_first else "minimum": state.least}
-    order = atlas.order_heads(atlas.atlas_table(shown, state), by, descending=not is_low_first, **limit)
     if not len(order):
-        raise QKSpaceError(
-            f"No head has {by} of {state.least:g} or {'less' if is_low_first else 'more'}: nothing to show."
-        )
+        by, side = state.order.removeprefix("-"), "less" if state.order.startswith("-") else "more"
+        raise QKSpaceError(f"No head has {by} of {state.least:g} or {side}: nothing to show.")
     return order
 
 

@@ -28,7 +28,8 @@ UNBELIEVED = 0.35  # opacity of a map that must not be believed
 CELL_TOKENS = 4_000  # whole sequences of at most so many tokens stand for the corpus in a cell of the atlas
 EXTRA_HITS = 2_000  # hits outside these sequences that are drawn too
 ROBUST = (0.5, 99.5)  # percentiles between which a map lies; it is cut there only where outliers would shrink it
-LOW_IS_GOOD = ("attention_kl", "weighted_correlation", "spearman")  # scores of which the lowest comes first
+# What is best, or clearest, where it is low: sorted by it, the lowest comes first unless one asks otherwise.
+LOW_FIRST = ("attention_kl", "weighted_correlation", "spearman", "entropy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,14 +310,13 @@ def order_heads(
     table: pd.DataFrame,
     by: str,
     *,
-    descending: bool | None = None,
+    descending: bool = True,
     minimum: float | None = None,
     maximum: float | None = None,
 ) -> IntArray:
     """Return rows of the table sorted by a column, those between minimum and maximum; equals in the order of the model.
 
     A head without a value comes last, and not at all where there is a minimum or maximum. by "": the model's order.
-    descending: by default the highest comes first, but the lowest of a score of which low is good.
 
     Raises:
         QKSpaceError: there is no such column to sort by.
@@ -326,7 +326,6 @@ def order_heads(
     labels = order_labels(table)
     if by not in labels:
         raise QKSpaceError(f"Heads cannot be sorted by {by!r}; they can by {', '.join(labels)}.")
-    descending = by not in LOW_IS_GOOD if descending is None else descending
     values = table[by].to_numpy(dtype=np.float64)
     order = np.argsort(-values if descending else values, kind="stable")  # nan last either way
     keep = np.ones(len(values), dtype=bool)
@@ -338,8 +337,12 @@ def order_heads(
 
 
 def chosen_heads(table: pd.DataFrame, state: State) -> IntArray | None:
-    """Return the heads that the atlas shows, in order; None where they stand by layer and head (`state.order` is empty)."""
+    """Return the heads that the atlas shows, in order; None where they stand by layer and head (`state.order` is empty).
+
+    After a "-" the lowest come first, and `state.least` is the value up to which heads are shown, and not from which on.
+    """
     if not state.order:
         return None
-    low = state.order in LOW_IS_GOOD
-    return order_heads(table, state.order, minimum=None if low else state.least, maximum=state.least if low else None)
+    by, is_upwards = state.order.removeprefix("-"), state.order.startswith("-")
+    limit = {"maximum" if is_upwards else "minimum": state.least}
+    return order_heads(table, by, descending=not is_upwards, **limit)

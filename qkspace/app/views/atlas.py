@@ -25,7 +25,6 @@ from qkspace.app.style import CARD_CSS, PANEL, WIDGET_CSS
 Change = Callable[..., None]
 FRAME = (640, 560)  # pixels, until the browser says how large the frame is
 FINER = 4  # most pixels to a pixel of a cell
-LOW_FIRST = ("attention_kl", "weighted_correlation", "spearman", "entropy")  # what is best or clearest where it is low
 ZOOMED = 0.99  # share of the atlas across the view below which it is zoomed in
 OPENS = 0.95  # share of a cell across the view below which zooming in opens the head
 
@@ -82,7 +81,7 @@ class AtlasView:
 
     def _sort(self, by: str) -> None:
         if by != self.state.order.lstrip("-"):  # else the page said so, and its direction stays
-            self.change(order=f"-{by}" if by in LOW_FIRST else by, least=None)
+            self.change(order=f"-{by}" if by in atlas.LOW_FIRST else by, least=None)
 
     def _turn_round(self) -> None:
         order = self.state.order
@@ -157,10 +156,7 @@ class AtlasView:
             return
         state = replace(self.state, dims=2)
         table = atlas.atlas_table(self.shown, state)
-        by = state.order.lstrip("-")
-        order = None
-        if by:
-            order = atlas.order_heads(table, by, descending=not state.order.startswith("-"), **self._limits())
+        order = atlas.chosen_heads(table, state)
         layout = figures_atlas.fit(table, *self.frame, order)
         finer = 1 if view is None else max(1, min(FINER, round(self.frame[0] / max(view.x1 - view.x0, 1))))
         self.mosaic = atlas.mosaic(
@@ -184,10 +180,6 @@ class AtlasView:
             text = "" if n == total else self.say("heads_shown", n=n, total=total)
             self.count.text = f'<span class="small muted">{text}</span>'
         self._show_here()
-
-    def _limits(self) -> dict[str, float | None]:
-        """Return from or up to which value heads are shown: what is sorted upwards is cut above."""
-        return {"maximum" if self.state.order.startswith("-") else "minimum": self.state.least}
 
     def _show_here(self) -> None:
         self.sources["here"].data = figures_atlas.here_data(self.mosaic, self.state.layer, self.state.head)
