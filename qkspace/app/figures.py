@@ -141,7 +141,21 @@ def map_figure(sources: dict[str, ColumnDataSource], theme: str, n_points: int, 
     if "raster" in sources:
         plot.image_rgba("image", "x", "y", "dw", "dh", source=sources["raster"], name="raster")
     frame = plot.scatter("x", "y", source=sources["frame"], size=0.1, alpha=0, name="frame")
-    small = n_points > 8_000
+    _add_points(plot, sources, theme, small=n_points > 8_000)
+    plot.add_tools(_turning(plot, sources))
+    _write(plot, "labels", sources["labels"], text_color="colour")
+    _write(plot, "names", sources["names"], text_font_size="11px", background_fill_alpha=0.6, padding=1)
+    _add_live(plot, sources)
+    _add_tooltips(plot, sources)
+    speak(plot, language)
+    for axis_range in (plot.x_range, plot.y_range):
+        axis_range.renderers = [frame]
+        axis_range.range_padding = 0.06
+    return plot
+
+
+def _add_points(plot: figure, sources: dict[str, ColumnDataSource], theme: str, *, small: bool) -> None:
+    """Draw keys and queries, and above them the clicked token's links, its sequence, and a ring around it."""
     for kind, marker, size in (("key", "diamond", 5 if small else 8), ("query", "circle", 3.5 if small else 5.5)):
         plot.scatter(
             "x",
@@ -168,32 +182,6 @@ def map_figure(sources: dict[str, ColumnDataSource], theme: str, n_points: int, 
     plot.scatter(
         "x", "y", source=sources["picked"], marker="circle", size=15, fill_alpha=0, line_width=2, name="picked"
     )
-    plot.add_tools(_turning(plot, sources))
-    plot.text(
-        "x",
-        "y",
-        text="text",
-        source=sources["labels"],
-        text_font_size="12px",
-        text_font={"value": "Inter, Segoe UI, Noto Sans, sans-serif"},
-        text_color="colour",
-        background_fill_color=THEMES[theme]["plot"],
-        background_fill_alpha=0.8,
-        padding=2,
-        border_radius=3,
-        anchor="bottom_left",
-        x_offset=6,
-        y_offset=-4,
-        name="labels",
-    )
-    _add_names(plot, sources)
-    _add_live(plot, sources)
-    _add_tooltips(plot, sources)
-    speak(plot, language)
-    for axis_range in (plot.x_range, plot.y_range):
-        axis_range.renderers = [frame]
-        axis_range.range_padding = 0.06
-    return plot
 
 
 def renderer(plot: figure, name: str) -> Any:
@@ -225,7 +213,7 @@ def _turning(plot: figure, sources: dict[str, ColumnDataSource]) -> CustomAction
     moved = [source for name, source in sources.items() if name not in STILL]
     swapped = [renderer(plot, name) for name in ("raster", "query", "key")] if "raster" in sources else []
     args = {"plot": plot, "sources": moved, "camera": sources["camera"], "swapped": swapped}
-    turn = CustomJS(code=script("turn"), args=args)
+    turn = CustomJS(code=script("turned") + script("turn"), args=args)
     for event in (PanStart, Pan, PanEnd):
         plot.js_on_event(event, turn)
     back = "camera.data = {...camera.data, yaw: [30], pitch: [20]}"
@@ -238,21 +226,20 @@ def _turning(plot: figure, sources: dict[str, ColumnDataSource]) -> CustomAction
     )
 
 
-def _add_names(plot: figure, sources: dict[str, ColumnDataSource]) -> None:
-    """Write the names of some tokens beside their points."""
+def _write(plot: figure, name: str, source: ColumnDataSource, **look: Any) -> None:
+    """Write words (source: x, y, text) above and right of their places, on a ground that lets the points show through."""
+    usual = {"text_font_size": "12px", "background_fill_alpha": 0.8, "padding": 2}
     plot.text(
         *("x", "y"),
         text="text",
-        source=sources["names"],
-        text_font_size="11px",
+        source=source,
         text_font={"value": "Inter, Segoe UI, Noto Sans, sans-serif"},
-        background_fill_alpha=0.6,
-        padding=1,
-        border_radius=2,
+        border_radius=3,
         anchor="bottom_left",
-        x_offset=4,
-        y_offset=-2,
-        name="names",
+        x_offset=6,
+        y_offset=-4,
+        name=name,
+        **(usual | look),
     )
 
 
@@ -274,21 +261,7 @@ def _add_live(plot: figure, sources: dict[str, ColumnDataSource]) -> None:
             line_width=1.5,
             name=f"live_{kind}",
         )
-    plot.text(
-        *("x", "y"),
-        text="text",
-        source=sources["live_labels"],
-        text_font_size="12px",
-        text_font={"value": "Inter, Segoe UI, Noto Sans, sans-serif"},
-        text_color="colour",
-        background_fill_alpha=0.8,
-        padding=2,
-        border_radius=3,
-        anchor="bottom_left",
-        x_offset=6,
-        y_offset=-4,
-        name="live_labels",
-    )
+    _write(plot, "live_labels", sources["live_labels"], text_color="colour")
 
 
 def _add_tooltips(plot: figure, sources: dict[str, ColumnDataSource]) -> None:

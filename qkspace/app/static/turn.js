@@ -22,21 +22,4 @@ if (cb_obj.event_name == "panend") {  // this event does not say how far
 const yaw = turning.yaw - 0.4 * cb_obj.delta_x
 const pitch = Math.max(-90, Math.min(90, turning.pitch + 0.4 * cb_obj.delta_y))
 turning.last = {yaw, pitch}
-const y = yaw * Math.PI / 180, p = pitch * Math.PI / 180
-const across = [Math.cos(y), Math.sin(y), 0]
-const up = [-Math.sin(y) * Math.sin(p), Math.cos(y) * Math.sin(p), Math.cos(p)]
-for (const source of sources) {
-  const d = source.data
-  for (const end of ["", "0", "1"]) {
-    const u = d["u" + end], v = d["v" + end], w = d["w" + end]
-    if (u == null) continue
-    const xs = new Float32Array(u.length), ys = new Float32Array(u.length)
-    for (let i = 0; i < u.length; i++) {
-      xs[i] = u[i] * across[0] + v[i] * across[1]
-      ys[i] = u[i] * up[0] + v[i] * up[1] + w[i] * up[2]
-    }
-    d["x" + end] = xs
-    d["y" + end] = ys
-  }
-  source.change.emit()
-}
+turned(sources, yaw, pitch)

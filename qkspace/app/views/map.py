@@ -69,7 +69,9 @@ class MapView:
         self.figure.on_event(Tap, self._tap)
         self.figure.on_event(SelectionGeometry, self._select)
         self.sources["camera"].on_change("data", self._turned)
-        drag = CustomJS(args={"plot": self.figure, "camera": self.sources["camera"]}, code=script("drag"))
+        drag = CustomJS(
+            args={"plot": self.figure, "camera": self.sources["camera"]}, code=script("turned") + script("drag")
+        )
         self.sources["camera"].js_on_change("data", drag)
         held = {"plot": self.figure} | ({"drawn": self.sources["drawn"]} if shown.is_large else {})
         self.sources["query"].js_on_change("data", CustomJS(args=held, code=script("wait")))
