@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import benchmark_images
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +22,7 @@ from qkspace.project import METHODS, Method, fit_heads
 from qkspace.schema import HeadSample
 from qkspace.unfold import fit_unfold
 
+VISION = Path(__file__).resolve().parents[2] / "shared" / "models" / "deit-tiny"
 MAX_TOKENS = 24_000  # stored of EWT dev and test; maps are fitted on 6,000 of them and scored on 6,000 others
 SPEED_TOKENS = 2_500  # of a head, where methods are timed
 SCORES = ("recall1", "recall1_content", "attention_kl", "weighted_correlation", "spearman")
@@ -68,19 +70,39 @@ def fidelity(models: dict[str, str], corpus: Sequence[Path], out: Path, every: i
             dims=[2],
             progress=False,
         )
-        n_heads = sum(layer.n_heads for layer in index.layers)
-        print(
-            f"\nfidelity: {name}, {n_heads} heads, every {every}th; slow methods on {few}; held-out EWT, in the plane"
-        )
         layers = [heads for layer in range(index.n_layers) if (heads := read_heads(index, layer, every)).heads]
-        print(f"  {'method':<20}{'gauge':<14}{'heads':>6}{''.join(f'{s:>22}' for s in SCORES)}{'no map @1':>12}")
-        for row in ROWS:
-            chosen = layers if not row.slow else spread(layers, few)
-            scores = [s for heads in chosen for s in measure(heads, row)]
-            means = "".join(f"{np.nanmean([getattr(s, c) for s in scores]):>22.3f}" for c in SCORES)
-            without = np.nanmean([s.no_map_recall1 for s in scores])
-            print(f"  {row.method:<20}{row.gauge:<14}{len(scores):>6}{means}{without:>12.3f}", flush=True)
+        n_heads = sum(layer.n_heads for layer in index.layers)
+        table(f"{name}, {n_heads} heads, every {every}th; slow methods on {few}; held-out EWT", layers, few)
         speed(spread(layers, 3))
+    images(every, few)
+
+
+def images(every: int, few: int) -> None:
+    """Print the scores of every method over the heads of the vision model, if that is here."""
+    if not VISION.exists():
+        print(f"\nfidelity: {VISION.name} is skipped, since {VISION} is not here")
+        return
+    layers, n_heads = [], 0
+    for layer, (fit, held_out) in enumerate(zip(*benchmark_images.read_samples(VISION), strict=True)):
+        chosen = [head for head in range(len(fit)) if (n_heads + head) % every == 0]
+        layers.append(Heads(layer, chosen, [fit[h] for h in chosen], [held_out[h] for h in chosen]))
+        n_heads += len(fit)
+    title = f"{VISION.name}, {n_heads} heads, every {every}th; slow methods on {few}; held-out images"
+    table(title, [heads for heads in layers if heads.heads], few)
+    share = np.mean([benchmark_images.cls_share(sample) for heads in layers for sample in heads.held_out])
+    print(f"  recall1 of always answering [CLS]: {share:.3f}")
+
+
+def table(title: str, layers: list[Heads], few: int) -> None:
+    """Print the mean scores of every method in the plane, of the slow ones over few heads."""
+    print(f"\nfidelity: {title}, in the plane")
+    print(f"  {'method':<20}{'gauge':<14}{'heads':>6}{''.join(f'{s:>22}' for s in SCORES)}{'no map @1':>12}")
+    for row in ROWS:
+        chosen = layers if not row.slow else spread(layers, few)
+        scores = [s for heads in chosen for s in measure(heads, row)]
+        means = "".join(f"{np.nanmean([getattr(s, c) for s in scores]):>22.3f}" for c in SCORES)
+        without = np.nanmean([s.no_map_recall1 for s in scores])
+        print(f"  {row.method:<20}{row.gauge:<14}{len(scores):>6}{means}{without:>12.3f}", flush=True)
 
 
 def read_heads(index: Index, layer: int, every: int) -> Heads:
