@@ -435,53 +435,64 @@ def _distances_of(index: Index, max_tokens: int, seed: int) -> _Distances:
 
 @lru_cache(maxsize=8)
 def _measured(root: Path, stamp: tuple[int, int], max_tokens: int, seed: int) -> _Distances:
-    """Measure the distances; `stamp` tells an index from another built later in the same folder.
-
-    With M = p + q and S(p, q) = sum M ln M, JS(p, q) = (S(p, p) + S(q, q)) / 4 - S(p, q) / 2: one sum for each pair, and
-    equal heads give 0 to the last digit.
-    """
+    """Measure the distances; `stamp` tells an index from another built later in the same folder."""
     index = Index(root)
     n_heads = sum(layer.n_heads for layer in index.layers)
     sums, n_queries, n_sequences = np.zeros((n_heads, n_heads)), 0, 0
-    for start, n, at in _draw(index, n_heads, max_tokens, seed):
+    lengths = index.sequences["n_tokens"].to_numpy(dtype=np.int64)
+    first = int(_is_causal(index))  # a decoder's first query has no choice
+    for s, at in draw_queries(lengths, max_tokens, n_heads * (n_heads + 1) // 2, seed=seed, first=first):
+        start, n = int(index.row_starts[s]), int(lengths[s])
         for part in np.array_split(at, min(len(at), math.ceil(len(at) * n * n_heads / (16 * BLOCK_PAIRS)))):
-            _add_mixtures(sums, _attention_of_all(index, start, n, part))
+            weights = attention_of_all(index, start, n, part)
+            allowed = (
+                part[:, None] >= np.arange(n)[None, :]
+            )  # of causal layers; what no head may attend to adds nothing
+            add_mixtures(sums, weights[:, allowed] if first else weights.reshape(n_heads, -1))
         n_queries, n_sequences = n_queries + len(at), n_sequences + 1
-    sums = np.triu(sums) + np.triu(sums, 1).T
-    own = np.diag(sums)
-    divergence = (own[:, None] + own[None, :]) / 4 - sums / 2
-    distance = np.clip(divergence / max(n_queries, 1), 0.0, math.log(2)).astype(np.float32)  # beyond is rounding
+    distance = divergence(np.triu(sums) + np.triu(sums, 1).T, n_queries)
     distance.setflags(write=False)
     return _Distances(distance, n_queries, n_sequences)
 
 
-def _draw(index: Index, n_heads: int, max_tokens: int, seed: int) -> Iterator[tuple[int, int, IntArray]]:
-    """Yield first row and length of sequences, and the positions of the queries drawn of each.
+def draw_queries(
+    lengths: IntArray, max_queries: int, n_pairs: int, *, seed: int = 0, first: int = 0, least: int = 2
+) -> Iterator[tuple[int, IntArray]]:
+    """Yield places of sequences and the positions of the queries drawn of each, so few that the work is bounded.
 
-    A query counts if it has a choice in some layer: not a decoder's first one.
+    Args:
+        lengths: (sequence), its queries, and about as many keys.
+        max_queries: to draw in all; fewer for many pairs or long sequences (MAX_MIXTURES).
+        n_pairs: of heads, of each of which the attention is mixed.
+        seed: of the draw.
+        first: position from which a query has a choice.
+        least: queries of a sequence that is drawn from.
     """
-    lengths = index.sequences["n_tokens"].to_numpy(dtype=np.int64)
-    usable = np.flatnonzero(lengths > 1)
+    usable = np.flatnonzero(lengths >= least)
     if not len(usable):
         return
-    n_pairs = n_heads * (n_heads + 1) / 2
-    n_queries = min(max_tokens, max(1, int(MAX_MIXTURES / (n_pairs * float(lengths[usable].mean())))))
+    n_queries = min(max_queries, max(1, int(MAX_MIXTURES / (n_pairs * float(lengths[usable].mean())))))
     spread = min(QUERIES_PER_SEQUENCE, math.ceil(n_queries / MIN_SEQUENCES))
     each = max(spread, math.ceil(n_queries / len(usable)))  # few sequences: more of each
-    first = int(all(layer.causal for layer in index.layers))
     rng = np.random.default_rng(seed)
     left = n_queries
     for s in rng.permutation(usable):
-        n = int(lengths[s])
-        at = np.sort(rng.permutation(np.arange(first, n))[: min(each, left)])
-        yield int(index.row_starts[s]), n, at
+        at = np.sort(rng.permutation(np.arange(first, int(lengths[s])))[: min(each, left)])
+        yield int(s), at
         left -= len(at)
         if left == 0:
             return
 
 
-def _attention_of_all(index: Index, start: int, n: int, at: IntArray) -> FloatArray:
-    """Return the attention of some queries of one sequence in every head: (head of any layer, query and key token)."""
+def _is_causal(index: Index) -> bool:
+    return all(layer.causal for layer in index.layers)
+
+
+def attention_of_all(index: Index, start: int, n: int, at: IntArray) -> FloatArray:
+    """Return the attention of some queries of one sequence in every head: (head of any layer, query, key token).
+
+    start, n: first row and length of the sequence; at: (query), positions in it.
+    """
     rows = []
     for number, layer in enumerate(index.layers):
         query, key = (store.read_array(_path(index.root, name, number)) for name in ("query", "key"))
@@ -489,23 +500,39 @@ def _attention_of_all(index: Index, start: int, n: int, at: IntArray) -> FloatAr
         keys = store.float_array(key[:, start : start + n])  # (kv_head, key token, d_head)
         grouped = queries.reshape(layer.n_kv_heads, -1, len(at), queries.shape[-1])
         attention = attention_rows(grouped, keys[:, None], allowed_rows(layer, at, n), layer.scale)
-        rows.append(attention.reshape(layer.n_heads, -1))
-    weights: FloatArray = np.concatenate(rows)
-    if all(layer.causal for layer in index.layers):  # what no head may attend to
-        weights = weights[:, (at[:, None] >= np.arange(n)[None, :]).ravel()]
-    return weights
+        rows.append(attention.reshape(layer.n_heads, len(at), n))
+    return np.concatenate(rows)
 
 
-def _add_mixtures(sums: FloatArray, weights: FloatArray) -> None:
-    """Add S(p, q) of every pair of heads to the upper half of `sums`, (head, head); weights: (head, query and key)."""
+def add_mixtures(sums: FloatArray, weights: FloatArray, n_left: int | None = None) -> None:
+    """Add S(p, q), the sum of M ln M with M = p + q, of pairs of heads to the upper half of `sums`, (head, head).
+
+    weights: (head, query and key). Pairs are all of them; with n_left those of each head with itself, and of each of the
+    first n_left heads with each of the others.
+    """
     weights = np.maximum(weights, np.float32(TINY))
     n_heads, n = weights.shape
     size = max(1, BLOCK_PAIRS // (4 * n_heads))  # a mixture and its logarithm stay in the processor's cache
     for left in range(0, n, size):
         block = np.ascontiguousarray(weights[:, left : left + size])
         mixture, logarithm = np.empty_like(block), np.empty_like(block)
-        for i in range(n_heads):
-            mixed, logged = mixture[: n_heads - i], logarithm[: n_heads - i]
-            np.add(block[i:], block[i], out=mixed)
+        for i in range(n_heads if n_left is None else n_left):
+            first = i if n_left is None else n_left
+            mixed, logged = mixture[first:], logarithm[first:]
+            np.add(block[first:], block[i], out=mixed)
             np.log(mixed, out=logged)
-            sums[i, i:] += np.vecdot(mixed, logged)
+            sums[i, first:] += np.vecdot(mixed, logged)
+        if n_left is not None:
+            np.add(block, block, out=mixture)
+            np.log(mixture, out=logarithm)
+            sums.ravel()[:: n_heads + 1] += np.vecdot(mixture, logarithm)  # the diagonal
+
+
+def divergence(sums: FloatArray, n_queries: int) -> FloatArray:
+    """Return the mean Jensen-Shannon divergence of the pairs whose S(p, q) is in `sums`: (head, head), float32.
+
+    JS(p, q) = (S(p, p) + S(q, q)) / 4 - S(p, q) / 2: equal heads give 0 to the last digit.
+    """
+    own = np.diag(sums)
+    mean = ((own[:, None] + own[None, :]) / 4 - sums / 2) / max(n_queries, 1)
+    return np.clip(mean, 0.0, math.log(2)).astype(np.float32)  # beyond is rounding

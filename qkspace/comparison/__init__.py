@@ -1,0 +1,1 @@
+"""Comparison: what changed between a base checkpoint and tuned ones."""
