@@ -19,10 +19,11 @@ from qkspace.schema import QKSpaceError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qkspace.comparison.reader import Comparison
     from qkspace.index import Index
 
 __version__ = "0.1.0"
-__all__ = ["QKSpaceError", "__version__", "attention_view", "build", "open"]
+__all__ = ["QKSpaceError", "__version__", "attention_view", "build", "compare", "open", "open_comparison"]
 
 
 def open(path: str | Path) -> Index:  # named after the builtin, as in numpy, PIL or h5py: qkspace.open(...)
@@ -62,3 +63,47 @@ def build(
     from qkspace.pipeline import build
 
     return build(model, corpus, out=out, overwrite=overwrite, console=Console(int(progress)), **options)
+
+
+def open_comparison(path: str | Path) -> Comparison:
+    """Open the comparison in a folder.
+
+    Raises:
+        QKSpaceError: no finished comparison is there.
+    """
+    from qkspace.comparison.reader import Comparison
+
+    return Comparison(path)
+
+
+def compare(
+    base: str | Path,
+    tuned: str | Path | Sequence[str | Path],
+    corpus: str | Path | Sequence[str | Path] | None = None,
+    *,
+    out: str | Path,
+    names: Sequence[str] = (),
+    overwrite: bool = False,
+    progress: bool = True,
+    **options: Any,  # the fields of qkspace.plan.Parameters
+) -> Comparison:
+    """Compare tuned checkpoints with their base over a corpus, or go on with an unfinished comparison, and return it.
+
+    Args:
+        base: folder or name of a checkpoint (NAME@REVISION), or folder of an index.
+        tuned: one or several: the same, or the folder of a LoRA adapter of the base.
+        corpus: what `build` takes; not needed where the base is an index whose corpus is still where it was.
+        out: folder of the comparison.
+        names: what to call the checkpoints, the base first.
+        overwrite: replace a comparison of something else that stands there.
+        progress: show progress bars.
+        **options: what `qkspace.plan.Parameters` lists; methods and dims are the base's maps.
+
+    Raises:
+        QKSpaceError: what cannot be compared, with the reason.
+    """
+    from qkspace.comparison.build import compare
+    from qkspace.console import Console
+
+    console = Console(int(progress))
+    return compare(base, tuned, corpus, out=out, names=names, overwrite=overwrite, console=console, **options)

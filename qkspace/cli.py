@@ -1,4 +1,4 @@
-"""The command line: `qkspace build | project | serve | report | export | verify`.
+"""The command line: `qkspace build | compare | project | serve | report | export | verify`.
 
 In: arguments. Out: calls of the pipeline, the report and the server, and an exit status: 0 done, 1 something to mend
 (said on standard error), 2 wrong usage, 130 interrupted.
@@ -11,10 +11,14 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qkspace import __version__
 from qkspace.console import Console
 from qkspace.schema import QKSpaceError
+
+if TYPE_CHECKING:
+    from qkspace.comparison.reader import Comparison
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,6 +44,11 @@ def build_main(arguments: Sequence[str] | None = None) -> int:
     return main(["build", *(sys.argv[1:] if arguments is None else arguments)])
 
 
+def compare_main(arguments: Sequence[str] | None = None) -> int:
+    """Run `qkspace compare` with these arguments: what `scripts/compare_checkpoints.py` is."""
+    return main(["compare", *(sys.argv[1:] if arguments is None else arguments)])
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="qkspace", description="Show how attention behaves over a whole corpus.", allow_abbrev=False
@@ -52,6 +61,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_build(
         commands.add_parser(
             "build", allow_abbrev=False, parents=[common], help="make an index of a checkpoint and a corpus"
+        )
+    )
+    _add_compare(
+        commands.add_parser(
+            "compare", allow_abbrev=False, parents=[common], help="show what changed between checkpoints, over a corpus"
         )
     )
     serve = commands.add_parser("serve", allow_abbrev=False, parents=[common], help="open the app on an index")
@@ -72,7 +86,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     project.set_defaults(run=_project)
     report = commands.add_parser(
-        "report", allow_abbrev=False, parents=[common], help="print what an index holds and every score"
+        "report",
+        allow_abbrev=False,
+        parents=[common],
+        help="print an index and every score, or what a comparison found",
     )
     report.add_argument("index", type=Path)
     report.add_argument("--json", action="store_true", help="print everything, for every head, as JSON")
@@ -84,7 +101,10 @@ def _parser() -> argparse.ArgumentParser:
         )
     )
     verify = commands.add_parser(
-        "verify", allow_abbrev=False, parents=[common], help="compare every file of an index with its check sum"
+        "verify",
+        allow_abbrev=False,
+        parents=[common],
+        help="compare every file of an index or comparison with its check sum",
     )
     verify.add_argument("index", type=Path)
     verify.set_defaults(run=_verify)
@@ -100,6 +120,41 @@ def _add_build(build: argparse.ArgumentParser) -> None:
     needed.add_argument("--out", required=True, type=Path, help="folder of the index")
     needed.add_argument("--name", help="what to call the model (default: from its folder or name)")
     needed.add_argument("--overwrite", action="store_true", help="replace an index of something else that stands there")
+    needed.add_argument("--adapter", help="folder of a LoRA adapter that is laid on the model")
+    needed.add_argument("--revision", help="branch, tag or commit of a name on the hub")
+    _add_how(build)
+    build.set_defaults(run=_build)
+
+
+def _add_compare(compare: argparse.ArgumentParser) -> None:
+    needed = compare.add_argument_group("what")
+    needed.add_argument(
+        "--base",
+        required=True,
+        help="folder of a checkpoint, its name on the hub (NAME@REVISION), or folder of an index",
+    )
+    needed.add_argument(
+        "--tuned",
+        required=True,
+        nargs="+",
+        action="extend",
+        help="what is compared with it, one or several: the same, or the folder of a LoRA adapter of the base",
+    )
+    needed.add_argument(
+        "--corpus",
+        nargs="+",
+        help="file, folder or name of a data set (default: that of the base, where it is an index)",
+    )
+    needed.add_argument("--out", required=True, type=Path, help="folder of the comparison")
+    needed.add_argument("--names", type=_names, default=(), help="what to call them, with commas, the base first")
+    needed.add_argument("--overwrite", action="store_true", help="replace a comparison of something else there")
+    needed.add_argument("--json", action="store_true", help="print the drift of every head as JSON")
+    _add_how(compare)
+    compare.set_defaults(run=_compare)
+
+
+def _add_how(build: argparse.ArgumentParser) -> None:
+    """Add how a corpus is read, a model run, and what is stored."""
     reading = build.add_argument_group("how the corpus is read")
     reading.add_argument(
         "--format", help="text, jsonl, csv, tsv, parquet, conllu or datasets (default: by the name's suffix)"
@@ -127,7 +182,6 @@ def _add_build(build: argparse.ArgumentParser) -> None:
         default=1024,
         help="padded tokens of a forward pass (default 1024; a GPU wants more)",
     )
-    capture.add_argument("--revision", help="branch, tag or commit of a name on the hub")
     capture.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the checkpoint")
     maps = build.add_argument_group("what is stored")
     maps.add_argument(
@@ -140,7 +194,6 @@ def _add_build(build: argparse.ArgumentParser) -> None:
     maps.add_argument("--storage", choices=("float16", "float32"), default="float16", help="type of stored vectors")
     maps.add_argument("--top-k", type=int, default=8, help="attended keys kept for each query (default 8)")
     maps.add_argument("--seed", type=int, default=0)
-    build.set_defaults(run=_build)
 
 
 def _add_maps(parser: argparse.ArgumentParser | argparse._ArgumentGroup, *, joint: str) -> None:
@@ -241,6 +294,23 @@ def _build(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _compare(options: argparse.Namespace, console: Console) -> int:
+    from qkspace.comparison.build import compare
+    from qkspace.plan import Parameters
+
+    chosen = vars(options).copy()
+    is_json = chosen.pop("json")
+    for name in ("run", "quiet", "verbose"):
+        chosen.pop(name)
+    what = {name: chosen.pop(name) for name in ("base", "tuned", "corpus", "out", "names", "overwrite")}
+    usual = Parameters()
+    asked = {name: value for name, value in chosen.items() if value != getattr(usual, name)}
+    comparison = compare(**what, **asked, console=console)
+    _report_drift(comparison, console, is_json=is_json)
+    console.say(f"Look at it with: qkspace serve {comparison.root}")
+    return 0
+
+
 def _project(options: argparse.Namespace, console: Console) -> int:
     from qkspace.extend import project
 
@@ -258,10 +328,28 @@ def _project(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _report_drift(comparison: Comparison, console: Console, *, is_json: bool) -> None:
+    """Print what changed, head by head."""
+    from qkspace import report
+
+    if is_json:
+        sys.stdout.write(
+            json.dumps(report.drift_json(comparison), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        )
+        return
+    for label in comparison.labels:
+        columns, rows = report.drift_rows(comparison, label)
+        console.table(f"{label} against {comparison.base_label}", columns, rows, report.DRIFT_CAPTION)
+
+
 def _report(options: argparse.Namespace, console: Console) -> int:
     from qkspace import report
+    from qkspace.comparison.reader import Comparison, is_comparison
     from qkspace.index import Index
 
+    if is_comparison(options.index):
+        _report_drift(Comparison(options.index), console, is_json=options.json)
+        return 0
     index = Index(options.index)
     if options.json:
         sys.stdout.write(json.dumps(report.as_json(index), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
@@ -305,7 +393,18 @@ def _export(options: argparse.Namespace, console: Console) -> int:
 
 def _verify(options: argparse.Namespace, console: Console) -> int:
     from qkspace import store
+    from qkspace.comparison.build import verify
+    from qkspace.comparison.reader import is_comparison
 
+    if is_comparison(options.index):
+        faults = verify(options.index)
+        for fault in faults:
+            console.error(f"{options.index}: {fault}")
+        if faults:
+            console.say("Make it again with the command that made it and --overwrite.")
+        else:
+            console.result(f"{options.index}: sound, its files and those of its indexes are what the manifests say")
+        return 1 if faults else 0
     faults = store.verify(options.index)
     for fault in faults:
         console.error(f"{options.index}: {fault}")

@@ -38,6 +38,7 @@ def load(
     device: Device = "auto",
     dtype: DType = "auto",
     revision: str | None = None,
+    adapter: str | None = None,
     trust_remote_code: bool = False,
 ) -> Checkpoint:
     """Load a checkpoint and its tokenizer.
@@ -47,32 +48,23 @@ def load(
         device: "auto" takes a GPU where there is one.
         dtype: the type the model computes in; "auto" is float32 on a CPU and the checkpoint's own on a GPU.
         revision: branch, tag or commit of a name on the hub.
+        adapter: folder of a LoRA adapter that is laid on the weights (`qkspace.adapter`).
         trust_remote_code: run code that comes with the checkpoint; only when the user asks for it.
 
     Raises:
-        QKSpaceError: nothing loadable there, or a device or type this machine does not have.
+        QKSpaceError: nothing loadable there, an adapter of another model, or a device or type this machine does not have.
     """
     import torch
     from transformers import AutoModel, AutoTokenizer
 
     chosen = _device(device)
     torch_dtype: Any = {"auto": "auto" if chosen.type == "cuda" else torch.float32}.get(dtype) or getattr(torch, dtype)
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    if Path(name).is_dir():
-        name = str(Path(name).resolve())
-        options.pop("revision")
-        if revision is not None:
-            raise QKSpaceError(f"{name} is a local folder: --revision {revision} only applies to names on the hub.")
-    elif name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise QKSpaceError(f"--model {name}: no such folder. Give a folder with config.json or a name on the hub.")
+    name, options = _place(name, revision, trust_remote_code)
     try:
         with _quiet():
             model, info = AutoModel.from_pretrained(name, dtype=torch_dtype, output_loading_info=True, **options)
     except _load_errors() as error:
-        raise QKSpaceError(
-            f"--model {name}: could not be loaded ({_first_line(error)}). Give a folder that holds config.json and "
-            "weights, or a name on the Hugging Face hub (which needs the network or a filled cache)."
-        ) from error
+        raise _not_loaded(name, error) from error
     missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)  # the pooler comes after all attention
     if missing:
         raise QKSpaceError(
@@ -87,7 +79,48 @@ def load(
             f"--model {name}: a {type(model).__name__} was loaded, but no tokenizer ({_first_line(error)}). This version reads "
             "text; a model of images or sound has none. Of a model of text, put its tokenizer files into the same folder."
         ) from error
+    if adapter is not None:
+        from qkspace.adapter import lay_on
+
+        with _quiet():
+            model = lay_on(model, adapter)
     return Checkpoint(name, model.to(chosen).eval(), tokenizer)
+
+
+def check_name(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> None:
+    """Refuse a checkpoint whose configuration cannot be read; cheap, whatever its size.
+
+    Raises:
+        QKSpaceError: no checkpoint there.
+    """
+    from transformers import AutoConfig
+
+    name, options = _place(name, revision, trust_remote_code)
+    try:
+        with _quiet():
+            AutoConfig.from_pretrained(name, **options)
+    except _load_errors() as error:
+        raise _not_loaded(name, error) from error
+
+
+def _place(name: str, revision: str | None, trust_remote_code: bool) -> tuple[str, dict[str, Any]]:
+    """Return the name or folder of a checkpoint as transformers takes it, and the options beside it."""
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    if Path(name).is_dir():
+        name = str(Path(name).resolve())
+        options.pop("revision")
+        if revision is not None:
+            raise QKSpaceError(f"{name} is a local folder: --revision {revision} only applies to names on the hub.")
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise QKSpaceError(f"--model {name}: no such folder. Give a folder with config.json or a name on the hub.")
+    return name, options
+
+
+def _not_loaded(name: str, error: BaseException) -> QKSpaceError:
+    return QKSpaceError(
+        f"--model {name}: could not be loaded ({_first_line(error)}). Give a folder that holds config.json and "
+        "weights, or a name on the Hugging Face hub (which needs the network or a filled cache)."
+    )
 
 
 def _load_errors() -> tuple[type[Exception], ...]:

@@ -135,6 +135,7 @@ class Build:
             device=self.parameters.device,
             dtype=self.parameters.dtype,
             revision=self.parameters.revision,
+            adapter=self.parameters.adapter,
             trust_remote_code=self.parameters.trust_remote_code,
         )
         who = identity(checkpoint)

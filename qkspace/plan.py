@@ -33,7 +33,8 @@ class Parameters:
     random with `seed` until that many tokens are stored (None stores all); statistics run over all that is read.
     max_length: tokens of a sequence, None for the model's context, at most 1,024. long: "split" a longer sequence into
     windows, or "cut" it after the first. storage: type of the stored vectors. top_k: attended keys kept for each query.
-    batch_tokens: padded tokens of a forward pass; a GPU wants more. name: what to call the model. The rest says how the
+    batch_tokens: padded tokens of a forward pass; a GPU wants more. name: what to call the model. adapter: folder of a LoRA
+    adapter that is laid on the model. The rest says how the
     corpus is read (`corpus.read`) and the model is loaded (`model.load`).
     """
 
@@ -50,6 +51,7 @@ class Parameters:
     batch_tokens: int = 1024
     dtype: DType = "auto"
     revision: str | None = None
+    adapter: str | None = None
     trust_remote_code: bool = False
     format: str | None = None
     text_column: str | None = None
@@ -128,6 +130,8 @@ def request_of(model: str, sources: list[str], parameters: Parameters) -> dict[s
     what["methods"] = list(parameters.all_methods) if parameters.joint else what["methods"]
     files = {name: _content(Path(name)) for name in sources}
     checkpoint = {"source": _place(model), "content": _content(Path(model))}
+    if parameters.adapter is not None:
+        what["adapter"] = {"source": _place(parameters.adapter), "content": _content(Path(parameters.adapter))}
     return {"model": checkpoint, "corpus": [{"source": _place(s), "content": c} for s, c in files.items()], **what}
 
 

@@ -6,9 +6,12 @@ In: an index. Out: rows of text, plain dictionaries and a word of judgement. Pri
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qkspace.index import Index
+
+if TYPE_CHECKING:
+    from qkspace.comparison.reader import Comparison
 
 SCORE_TITLES = {
     "recall1": "recall@1",
@@ -21,6 +24,25 @@ SCORE_TITLES = {
     "trustworthiness": "trust",
 }
 INTERVAL_TITLES = {name: title for name, title in SCORE_TITLES.items() if name != "trustworthiness"}
+DRIFT_TITLES = {
+    "js": "JS, nats",
+    "noise_floor": "noise",
+    "value_js": "JS of values",
+    "entropy_change": "entropy",
+    "attention_to_sink_change": "to sink",
+    "attention_to_previous_change": "to previous",
+    "attention_to_next_change": "to next",
+    "product_change": "product",
+    "query_cka": "query CKA",
+    "key_cka": "key CKA",
+}
+DRIFT_CAPTION = (
+    "The heads whose attention changed most. JS: Jensen-Shannon divergence of attention, mean over queries, 0 to 0.693; below "
+    "noise it is what storage alone makes; entropy and attention to sink, previous and next token: tuned less base; product: "
+    "relative change of the query-key product; CKA: likeness of queries and keys, 1 is the same; *: shared with another head "
+    "of the base. All of it: --json"
+)
+DRIFT_ROWS = 20
 VERDICTS = (("good", 0.7, 0.5), ("fair", 0.4, 0.25))  # from which recall1 and recall1_content a map is called so
 
 
@@ -119,3 +141,34 @@ def verdict(recall1: float, recall1_content: float) -> str:
         if recall1 >= least and content >= least_content:
             return word
     return "poor"
+
+
+def drift_rows(comparison: Comparison, label: str, top: int = DRIFT_ROWS) -> tuple[list[str], list[list[str]]]:
+    """Return column titles and one row for each of the heads of a tuned checkpoint that changed most."""
+    table = comparison.head_drift(label).sort_values("js", ascending=False, kind="stable").head(top)
+    titles = dict(DRIFT_TITLES)
+    names = [name for name in titles if not table[name].isna().all()]
+    is_matched = comparison.is_matched(label)
+    rows = []
+    for row in table.to_dict(orient="records"):
+        cells = [f"L{row['layer']}H{row['head']}"]
+        if is_matched:
+            shared = "*" if row["is_shared"] else ""
+            cells += [f"L{row['matched_layer']}H{row['matched_head']}{shared}", _number(row["match_cost"])]
+        rows.append([*cells, f"{row['js_low']:.4f}-{row['js_high']:.4f}", *(_small(row[name]) for name in names)])
+    matched = ["beside", "cost"] if is_matched else []
+    return ["head", *matched, "95 % of JS", *(titles[name] for name in names)], rows
+
+
+def drift_json(comparison: Comparison) -> dict[str, Any]:
+    """Return what was compared, and one record a tuned checkpoint and head with all that changed."""
+    records = [
+        {str(name): None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
+        for row in comparison.drift.to_dict(orient="records")
+    ]
+    what = {k: v for k, v in comparison.manifest.items() if k != "files"}
+    return {"comparison": str(comparison.root), **what, "drift": records}
+
+
+def _small(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.0e}" if 0 < abs(value) < 1e-4 else f"{value:.4f}"

@@ -225,12 +225,14 @@ def file_records(root: Path, folders: Iterable[Path] = ()) -> dict[str, dict[str
         if path.is_file() and path.suffix != ".tmp" and path.relative_to(root).parts[0] not in (WORK, MANIFEST)
     ]
 
-    def record(path: Path) -> dict[str, Any]:
-        with path.open("rb") as file:
-            return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
     with ThreadPoolExecutor() as pool:  # hashing releases the interpreter's lock
-        return {p.relative_to(root).as_posix(): r for p, r in zip(paths, pool.map(record, paths), strict=True)}
+        return {p.relative_to(root).as_posix(): r for p, r in zip(paths, pool.map(file_record, paths), strict=True)}
+
+
+def file_record(path: Path) -> dict[str, Any]:
+    """Return what a manifest says of a file: bytes and sha256."""
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def read_manifest(root: Path) -> dict[str, Any]:
@@ -270,8 +272,11 @@ UNNAMED = "not in the manifest"  # how a fault ends that takes nothing from the 
 
 def verify(root: Path) -> list[str]:
     """Compare every file with the manifest and return what is wrong, a line a fault; an empty list means sound."""
-    expected: dict[str, dict[str, Any]] = read_manifest(root)["files"]
-    found = file_records(root)
+    return differences(read_manifest(root)["files"], file_records(root))
+
+
+def differences(expected: Mapping[str, dict[str, Any]], found: Mapping[str, dict[str, Any]]) -> list[str]:
+    """Compare the records of files that a manifest holds with those of the files that are there: a line a fault."""
     faults = [f"{name}: missing" for name in expected.keys() - found.keys()]
     faults += [f"{name}: {UNNAMED}" for name in found.keys() - expected.keys()]
     for name in expected.keys() & found.keys():

@@ -19,7 +19,7 @@ from qkspace.cli import build_main, main
 from qkspace.index import Index
 from qkspace.report import SCORE_TITLES
 
-COMMANDS = ["build", "project", "report", "export", "verify", "serve"]
+COMMANDS = ["build", "compare", "project", "report", "export", "verify", "serve"]
 
 
 @pytest.fixture

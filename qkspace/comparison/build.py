@@ -1,0 +1,417 @@
+"""Build a comparison: indexes of every checkpoint, what changed between them, and tuned tokens on the base's maps.
+
+In: a base and tuned checkpoints (or indexes), and a corpus. Out: a finished comparison on disk. Chains what the other modules
+of this package know.
+
+Work is cut into units: an index each, then the layers of each tuned checkpoint, then the maps of a layer. A unit is finished
+when its files stand; a killed run that is run again does only what is left.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qkspace import store
+from qkspace.comparison import reader
+from qkspace.comparison.drift import head_table
+from qkspace.comparison.matching import Matching, match_heads, same_shape
+from qkspace.comparison.placing import PlaceJob, place_layer
+from qkspace.comparison.reader import Comparison, Entry, index_digest, is_comparison
+from qkspace.comparison.scan import LayerJob, scan_layer
+from qkspace.comparison.sources import Source, name_all, read_source, step_of
+from qkspace.comparison.units import Units, common_units
+from qkspace.console import SILENT, Console
+from qkspace.index import Index
+from qkspace.pipeline import build
+from qkspace.plan import Parameters
+from qkspace.schema import FloatArray, QKSpaceError
+
+PLAN = "compare.json"
+TUNED_MAPS: dict[str, Any] = {
+    "methods": ("pca",),
+    "dims": (2,),
+    "joint": False,
+}  # its tokens are placed on the base's maps
+FREE = (
+    "device",
+    "dtype",
+    "batch_tokens",
+    "n_jobs",
+    "trust_remote_code",
+)  # options that an index of the base leaves open
+
+
+def compare(
+    base: str | Path,
+    tuned: str | Path | Sequence[str | Path],
+    corpus: str | Path | Sequence[str | Path] | None = None,
+    *,
+    out: str | Path,
+    names: Sequence[str] = (),
+    overwrite: bool = False,
+    console: Console = SILENT,
+    **options: Any,  # the fields of Parameters
+) -> Comparison:
+    """Compare tuned checkpoints with their base over a corpus; a comparison of the same that stands already is returned.
+
+    Args:
+        base: folder or name of a checkpoint (NAME@REVISION for a branch, tag or commit of the hub), or folder of an index.
+        tuned: one or several: the same, or the folder of a LoRA adapter of the base, which needs the package peft.
+        corpus: what `qkspace.build` takes; not needed where the base is an index whose corpus is still where it was.
+        out: folder of the comparison.
+        names: what to call the checkpoints, the base first (default: the last part of their names).
+        overwrite: replace a comparison of something else that stands there; its indexes are kept where they are of the same.
+        console: where progress is shown; nowhere by default.
+        **options: fields of `qkspace.plan.Parameters`; methods and dims are the base's maps.
+
+    Raises:
+        QKSpaceError: what cannot be compared, with the reason, or anything that `qkspace.build` refuses.
+    """
+    several = [tuned] if isinstance(tuned, str | Path) else list(tuned)
+    if not several:
+        raise QKSpaceError("There is nothing to compare with: name at least one tuned checkpoint.")
+    sources = [read_source(str(name)) for name in (base, *several)]
+    labels = name_all(sources, names)
+    root = Path(out)
+    _refuse_foreign(root)
+    with store.disk_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+        with store.locked(root):
+            run = _Run(root, sources, labels, corpus, options, overwrite, console)
+            try:
+                run.all()
+            except QKSpaceError:
+                _give_up(root)
+                raise
+            store.end_work(root)
+    return Comparison(root)
+
+
+def _refuse_foreign(root: Path) -> None:
+    """Raise unless the folder is missing, empty, a comparison or an unfinished one."""
+    if not root.exists() or is_comparison(root) or (root / store.WORK).is_dir():
+        return
+    if not root.is_dir() or any(root.iterdir()):
+        raise QKSpaceError(
+            f"{root}: holds files, but no comparison of qkspace; it is left alone. Choose another --out."
+        )
+
+
+def _give_up(root: Path) -> None:
+    """Leave nothing behind of a comparison that was refused before anything was finished."""
+    made = root / "indexes"
+    if not (root / store.MANIFEST).exists() and not (made.is_dir() and any(made.iterdir())):
+        store.end_work(root)
+        if made.is_dir():
+            made.rmdir()
+        if not any(root.iterdir()):
+            root.rmdir()
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A tuned checkpoint beside the base: its index, what both have in common, and how heads were paired."""
+
+    label: str
+    source: Source
+    index: Index
+    units: Units
+    matching: Matching | None
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether its tokens have places on the base's maps."""
+        return self.matching is None and self.units.kind == "token"
+
+    def entry(self, root: Path) -> Entry:
+        """Return what the manifest says of it."""
+        over = f"Heads were paired over {self.matching.n_queries:,} queries." if self.matching is not None else ""
+        return Entry(
+            self.label,
+            _relative(self.index.root, root),
+            index_digest(self.index, ()),
+            step_of(self.label),
+            self.units.kind,
+            self.matching is not None,
+            " ".join(filter(None, (self.units.note, over))),
+        )
+
+
+def _relative(folder: Path, root: Path) -> str:
+    folder, root = folder.resolve(), root.resolve()
+    return folder.relative_to(root).as_posix() if folder.is_relative_to(root) else str(folder)
+
+
+class _Run:
+    """One comparison in the making."""
+
+    def __init__(
+        self,
+        root: Path,
+        sources: list[Source],
+        labels: list[str],
+        corpus: str | Path | Sequence[str | Path] | None,
+        options: dict[str, Any],
+        overwrite: bool,
+        console: Console,
+    ) -> None:
+        self.root, self.sources, self.labels, self.console = root, sources, labels, console
+        self.overwrite = overwrite
+        given = [corpus] if isinstance(corpus, str | Path) else list(corpus or ())
+        self.corpus = [str(source) for source in given]
+        self.options = options
+        self.n_jobs: int | None = options.get("n_jobs")
+
+    def all(self) -> None:
+        """Do everything that is not done yet."""
+        self._check_names()
+        base = self._index(0, None)
+        pairs = [self._pair(base, number) for number in range(1, len(self.sources))]
+        maps = [m for m in base.maps if any(pair.is_placed for pair in pairs)]
+        entries = [
+            Entry(self.labels[0], _relative(base.root, self.root), index_digest(base, maps)),
+            *(pair.entry(self.root) for pair in pairs),
+        ]
+        asked = {"checkpoints": [asdict(entry) for entry in entries], "maps": [list(m) for m in maps]}
+        if self._is_finished(asked):
+            self.console.say(f"{self.root} compares these already: nothing to do.")
+            return
+        self._begin(asked)
+        self._scan(base, pairs)
+        self._place(base, [pair for pair in pairs if pair.is_placed], maps)
+        self._write(base, pairs, asked)
+
+    # ---------------------------------------------------------------- indexes
+
+    def _check_names(self) -> None:
+        """Refuse at once what would be refused after the base's index is built: a checkpoint or adapter that is not there."""
+        from qkspace.adapter import need_peft
+        from qkspace.model import check_name
+
+        trust = bool(self.options.get("trust_remote_code", False))
+        for source in self.sources:
+            if source.is_adapter:
+                need_peft()
+            elif source.index is None:
+                check_name(source.name, revision=source.revision, trust_remote_code=trust)
+
+    def _index(self, number: int, base: Index | None) -> Index:
+        """Return the index of a checkpoint, built where there is none: the base's with its maps, a tuned one's with few."""
+        source = self.sources[number]
+        if source.index is not None:
+            return Index(source.index)
+        options, corpus = self._options(base)
+        model = source.name
+        if source.is_adapter:
+            if self.sources[0].index is not None:
+                raise QKSpaceError(
+                    f"{source.name} is an adapter, which is laid on the base's weights, but --base is an index. Give the "
+                    "base's checkpoint."
+                )
+            model, options = self.sources[0].name, {**options, "adapter": source.name}
+            source = self.sources[0]
+        if source.revision is not None:
+            options["revision"] = source.revision
+        if number:
+            options |= TUNED_MAPS
+        self.console.say(f"Index of {self.labels[number]}")
+        out = self.root / "indexes" / self.labels[number]
+        options["name"] = self.labels[number]
+        return build(model, corpus, out=out, overwrite=self.overwrite, console=self.console, **options)
+
+    def _options(self, base: Index | None) -> tuple[dict[str, Any], list[str]]:
+        """Return how a checkpoint is indexed, and of which corpus: as the base is, where that is an index already."""
+        first = self.sources[0]
+        if first.index is None or base is None:
+            if not self.corpus:
+                raise QKSpaceError("Name the corpus to compare on: --corpus FILE.")
+            return dict(self.options), self.corpus
+        bound = sorted(self.options.keys() - set(FREE))
+        if bound:
+            raise QKSpaceError(
+                f"--base {first.name} is an index, with options of its own: {', '.join(bound)} cannot be chosen. Leave them "
+                "out, or give the base's checkpoint."
+            )
+        made: Mapping[str, Any] = base.manifest["made_from"]
+        names = {field.name for field in fields(Parameters)} - {"name", "revision", "adapter", *FREE}
+        options = {k: tuple(v) if isinstance(v, list) else v for k, v in made.items() if k in names}
+        return {**options, **self.options}, self.corpus or [source["source"] for source in made["corpus"]]
+
+    def _pair(self, base: Index, number: int) -> _Pair:
+        """Build the index of a tuned checkpoint, and see what can be compared."""
+        index = self._index(number, base)
+        if index.root.resolve() == base.root.resolve():
+            raise QKSpaceError(f"{index.root} is compared with itself: name another index or checkpoint.")
+        units = common_units(base, index)
+        if units.note:
+            self.console.say(f"{self.labels[number]}: {units.note}")
+        matching = None
+        if not same_shape(base, index) or units.kind == "word":
+            self.console.say(f"{self.labels[number]}: heads are paired by behaviour")
+            matching = match_heads(base, index, units)
+        return _Pair(self.labels[number], self.sources[number], index, units, matching)
+
+    # ---------------------------------------------------------------- what is done already
+
+    def _is_finished(self, asked: dict[str, Any]) -> bool:
+        """Tell whether this very comparison is there; one of something else is refused, or removed."""
+        if not (self.root / store.MANIFEST).exists():
+            return False
+        there = reader.read_manifest(self.root)
+        if all(there[name] == asked[name] for name in asked):
+            if not self.overwrite or not verify(self.root):
+                return True
+        elif not self.overwrite:
+            found = ", ".join(entry["label"] for entry in there["checkpoints"])
+            raise QKSpaceError(
+                f"{self.root} is a comparison of something else ({found}). Use --overwrite, or another --out."
+            )
+        (self.root / store.MANIFEST).unlink()
+        return False
+
+    def _begin(self, asked: dict[str, Any]) -> None:
+        """Note what is being compared; what an earlier run of something else left is removed."""
+        store.sweep(self.root)
+        plan = self.root / store.WORK / PLAN
+        if plan.exists() and store.read_json(plan) == asked:
+            return
+        work = (self.root / name for name in (*reader.FOLDERS, f"{store.WORK}/drift"))
+        store.remove_folders(path for path in work if path.is_dir())
+        store.write_json(plan, asked)
+
+    # ---------------------------------------------------------------- stages
+
+    def _scan(self, base: Index, pairs: list[_Pair]) -> None:
+        """Compare attention, the layers in parallel."""
+        jobs = []
+        for pair in pairs:
+            for layer, spec in enumerate(base.layers):
+                heads = np.array([(layer, head) for head in range(spec.n_heads)])
+                if pair.matching is not None:
+                    heads = pair.matching.tuned[pair.matching.base[:, 0] == layer]
+                jobs.append(LayerJob(self.root, pair.label, base.root, pair.index.root, layer, heads))
+        left = [job for job in jobs if not job.marker.exists()]
+        self._parallel(scan_layer, left, len(jobs), "Comparing attention")
+
+    def _place(self, base: Index, pairs: list[_Pair], maps: Sequence[tuple[str, int]]) -> None:
+        """Place tuned tokens on the base's maps, the layers in parallel."""
+        jobs = [
+            PlaceJob(self.root, pair.label, base.root, pair.index.root, layer, tuple(maps))
+            for pair in pairs
+            for layer in range(base.n_layers)
+        ]
+        left = [job for job in jobs if not job.marker.exists()]
+        self._parallel(place_layer, left, len(jobs), "Placing tokens on the base's maps")
+
+    def _parallel(self, function: Any, jobs: Sequence[Any], total: int, label: str) -> None:
+        from joblib import Parallel, delayed, parallel_config
+
+        workers = min(self.n_jobs or os.cpu_count() or 1, max(1, len(jobs)))
+        with parallel_config(backend="loky", n_jobs=workers, inner_max_num_threads=1):
+            results = Parallel(return_as="generator_unordered")(delayed(function)(job) for job in jobs)
+            for _ in self.console.track(results, total, label, done=total - len(jobs), unit="layers"):
+                pass
+
+    def _write(self, base: Index, pairs: list[_Pair], asked: dict[str, Any]) -> None:
+        """Write the table of heads, the means of layers, and the manifest, which makes the comparison whole."""
+        import pandas as pd
+
+        tables = []
+        for pair in pairs:
+            layers = [self._layer_means(pair.label, layer) for layer in range(base.n_layers)]
+            store.write_array(self.root / "drift" / pair.label / "layers.npy", np.stack(layers))
+            tables.append(pd.concat([self._heads(base, pair, layer) for layer in range(base.n_layers)]))
+        table = pd.concat(tables, ignore_index=True)
+        weights = self._weight_changes(base, pairs)
+        for (label, layer), change in weights.items():
+            rows = (table["checkpoint"] == label) & (table["layer"] == layer)
+            table.loc[rows, "product_change"], table.loc[rows, "product_from"] = change, "weights"
+        store.write_table(self.root / "drift.parquet", {name: table[name].to_numpy() for name in table})
+        folders = [self.root / name for name in reader.FOLDERS]
+        files = store.file_records(self.root, [folder for folder in folders if folder.is_dir()])
+        files["drift.parquet"] = store.file_record(self.root / "drift.parquet")
+        manifest = {
+            "format": reader.FORMAT,
+            "format_version": reader.FORMAT_VERSION,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "versions": {name: version(name) for name in ("qkspace", "numpy")},
+            **asked,
+            "files": dict(sorted(files.items())),
+        }
+        store.write_json(self.root / store.MANIFEST, manifest)
+        made = self.root / "indexes"
+        if made.is_dir():
+            store.remove_folders(path for path in made.iterdir() if path.name not in self.labels)
+
+    def _layer_means(self, label: str, layer: int) -> FloatArray:
+        """Return the mean divergence over the heads of a layer: (unit), float16."""
+        stored = store.read_array(self.root / "drift" / label / f"L{layer:02d}.npy")
+        total = np.zeros(stored.shape[1], dtype=np.float32)
+        for head in stored:
+            total += head
+        return np.asarray(total / len(stored), dtype=np.float16)
+
+    def _heads(self, base: Index, pair: _Pair, layer: int) -> Any:
+        """Return the rows of the table of heads of one layer."""
+        import pandas as pd
+
+        found = store.read_arrays(self.root / store.WORK / "drift" / pair.label / f"L{layer:02d}.npz")
+        n_heads = base.layers[layer].n_heads
+        columns: dict[str, Any] = {"checkpoint": [pair.label] * n_heads, "layer": layer, "head": np.arange(n_heads)}
+        columns |= head_table(found.pop("sums"), seed=0)
+        nothing = np.full(n_heads, np.nan)
+        for name in ("noise_floor", "product_change", "query_cka", "key_cka"):
+            columns[name] = found.get(name, nothing)
+        columns["product_from"] = "data" if "product_change" in found else ""
+        columns |= {"matched_layer": -1, "matched_head": -1, "match_cost": nothing, "is_shared": False}
+        if pair.matching is not None:
+            of_layer = pair.matching.base[:, 0] == layer
+            columns["matched_layer"], columns["matched_head"] = pair.matching.tuned[of_layer].T
+            columns["match_cost"] = pair.matching.cost[of_layer]
+            columns["is_shared"] = pair.matching.is_shared[of_layer]
+        return pd.DataFrame(columns)
+
+    def _weight_changes(self, base: Index, pairs: list[_Pair]) -> dict[tuple[str, int], FloatArray]:
+        """Return the change of the query-key product from the weights, (label, layer) -> (head), where they tell it."""
+        from qkspace.comparison.product import weight_product_change
+        from qkspace.model import load
+
+        if self.sources[0].index is not None or not any(p.is_placed and p.source.index is None for p in pairs):
+            return {}
+        options = {k: self.options[k] for k in ("dtype", "trust_remote_code") if k in self.options}
+
+        def model(source: Source) -> Any:
+            first = self.sources[0] if source.is_adapter else source
+            adapter = source.name if source.is_adapter else None
+            return load(first.name, revision=first.revision, adapter=adapter, device="cpu", **options).model
+
+        own = model(self.sources[0])
+        changes: dict[tuple[str, int], FloatArray] = {}
+        for pair in (p for p in pairs if p.is_placed and p.source.index is None):
+            self.console.detail(f"Comparing the weights of {pair.label}")
+            for layer, change in weight_product_change(own, model(pair.source), base.layers).items():
+                if change is not None:
+                    changes[pair.label, layer] = change
+        return changes
+
+
+def verify(root: Path) -> list[str]:
+    """Compare every file with the manifest, those of the indexes with theirs, and return what is wrong, a line a fault."""
+    manifest = reader.read_manifest(root)
+    folders = [folder for folder in (root / name for name in reader.FOLDERS) if folder.is_dir()]
+    found = store.file_records(root, folders)
+    if (root / "drift.parquet").is_file():
+        found["drift.parquet"] = store.file_record(root / "drift.parquet")
+    faults = store.differences(manifest["files"], found)
+    for entry in manifest["checkpoints"]:
+        folder = root / entry["index"]
+        faults += [f"{entry['index']}/{fault}" for fault in store.verify(folder)]
+    return faults
