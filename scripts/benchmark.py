@@ -4,6 +4,7 @@
     python scripts/benchmark.py memory     peak memory of a build on 1, 4 and 16 times the corpus
     python scripts/benchmark.py app        the page: in a real browser, on the server, with 20 visitors
     python scripts/benchmark.py fidelity   scores and times of every method, beside AttentionViz's recipe
+    python scripts/benchmark.py compare    comparing checkpoints: time, false alarms, adapters, ways of alignment
     python scripts/benchmark.py all
 
 The corpus is UD English EWT (../shared/data), the model MiniLM; docs/benchmarks.md keeps results. The machine is noisy:
@@ -32,7 +33,7 @@ EWT = [ROOT.parent / "shared" / "data" / "ud-english-ewt" / f"en_ewt-ud-{part}.c
 def main() -> None:
     """Run the benchmarks that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("extract", "memory", "app", "fidelity", "all"))
+    parser.add_argument("what", choices=("extract", "memory", "app", "fidelity", "compare", "all"))
     parser.add_argument("--rounds", type=int, default=5, help="how often the two sides of a ratio are run in turn")
     parser.add_argument("--every", type=int, default=1, help="fidelity: measure every so many-th head (default all)")
     parser.add_argument("--few", type=int, default=6, help="fidelity: heads that the slow recipe is run on (default 6)")
@@ -46,6 +47,7 @@ def main() -> None:
         ("memory", memory),
         ("app", lambda: app(options.rounds)),
         ("fidelity", lambda: fidelity(options.every, options.few)),
+        ("compare", lambda: compare(options.rounds)),
     ):
         if options.what in (name, "all"):
             run()
@@ -145,6 +147,16 @@ def fidelity(every: int, few: int) -> None:
 
     models = {"MiniLM": model_folder(), "stories260K": str(ROOT.parent / "shared" / "models" / "stories260K")}
     benchmark_fidelity.fidelity(models, EWT, ROOT / "out", every, few)
+
+
+def compare(rounds: int) -> None:
+    """Measure comparing checkpoints."""
+    import benchmark_compare
+    import benchmark_drift
+
+    decoder = str(ROOT.parent / "shared" / "models" / "stories260K")
+    benchmark_drift.compare(model_folder(), decoder, EWT, rounds)
+    benchmark_compare.alignment()
 
 
 def app(rounds: int) -> None:
