@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, MakeCheckpoint
+from conftest import REPOSITORY, SHARED, Eager, MakeCheckpoint
 from numpy.typing import NDArray
 from scipy.spatial.distance import jensenshannon
 
@@ -21,7 +23,6 @@ from qkspace.cli import main
 from qkspace.comparison import build as building
 from qkspace.comparison.reader import Comparison
 from qkspace.comparison.sources import Source, name_all, read_source, step_of
-from qkspace.index import Index
 from qkspace.schema import QKSpaceError
 
 MAPS: dict[str, Any] = {"methods": ["pca"], "dims": [2], "storage": "float32", "n_jobs": 1, "progress": False}
@@ -133,7 +134,7 @@ def test_a_planted_change_shows_in_its_head_alone(three: Comparison) -> None:
     others = table.drop(index=(1, 2))
     assert (others["js"] == 0).all() and (others["product_change"] == 0).all()
     assert table.loc[(1, 2), "product_change"] == pytest.approx(2.5, abs=1e-3)  # -1.5 L against L, from the weights
-    assert table.loc[(1, 2), "product_from"] == "weights"
+    assert table.loc[(1, 2), "product_from"] == "weights" and table.loc[(1, 2), "logit_change"] > 0.5
     moved = three.view("planted", "pca", 2, 1, 2)
     assert np.abs(moved.query - three.base.head(1, 2).projection("pca").query).max() > 0.1
     same = three.view("planted", "pca", 2, 1, 1)
@@ -201,6 +202,49 @@ def test_links_that_changed_have_both_weights(three: Comparison) -> None:
         assert crossed.get(link.status, min(link.base, link.tuned) >= 0.1)
 
 
+# ---------------------------------------------------------------------------------------------- real models, really tuned
+
+
+def finetuned(model: Path, data: Path, out: Path, *options: str) -> list[Path]:
+    """Fine-tune a checkpoint by the project's own script, and return what it saved, in order."""
+    command = [sys.executable, str(REPOSITORY / "scripts" / "finetune.py"), "--model", str(model), "--data", str(data)]
+    subprocess.run([*command, "--out", str(out), *options], check=True, capture_output=True)
+    return sorted(out.glob("step-*"))
+
+
+def test_drift_is_that_of_the_models_own_attention(
+    minilm: Path, stories: Path, sentences: list[str], eager: Eager, tmp_path: Path
+) -> None:
+    """Of MiniLM taught labels and of stories260K taught other text: against eager attention that no part of qkspace made."""
+    text = tmp_path / "plain.txt"
+    text.write_text("\n".join(sentences[:40]) + "\n", encoding="utf-8")
+    english = SHARED / "data" / "plain-english"
+    if not english.is_dir():
+        pytest.skip(f"{english} is not there: this test needs it")
+    story = max(english.glob("*.txt"), key=lambda path: path.stat().st_size)
+    options = ("--batch-size", "8", "--learning-rate", "5e-4", "--save-at")
+    runs = {
+        "encoder": (minilm, REPOSITORY / "data" / "intents-train.jsonl", ("--steps", "6", *options, "2,6")),
+        "decoder": (stories, story, ("--task", "lm", "--steps", "12", *options, "4,12")),
+    }
+    for name, (base, data, how) in runs.items():
+        saved = finetuned(base, data, tmp_path / name, *how)
+        found = qkspace.compare(base, saved, text, out=tmp_path / f"{name}-compared", **MAPS)
+        assert [found.steps[label] for label in found.labels] == [int(path.name[-4:]) for path in saved]
+        first, last = (found.head_drift(label)["js"] for label in found.labels)
+        assert 0 < first.mean() < last.mean()
+        assert (last > found.head_drift(found.labels[1])["noise_floor"]).all()
+        ids = found.base.tokens["token_id"].to_numpy()
+        for sequence in (0, 7):
+            rows = found.base.rows(sequence)
+            before, after = (eager(folder, ids[rows].tolist()) for folder in (base, saved[-1]))
+            for layer, (p, q) in enumerate(zip(before, after, strict=True)):
+                p, q = np.maximum(p, 0).astype(float), np.maximum(q, 0).astype(float)
+                literal = jensenshannon(p, q, axis=-1) ** 2  # (head, query)
+                stored = [found.token_drift(found.labels[1], layer, head)[rows] for head in range(len(p))]
+                np.testing.assert_allclose(stored, np.nan_to_num(literal), atol=2e-4)
+
+
 # ---------------------------------------------------------------------------------------------- false alarms
 
 
@@ -253,7 +297,8 @@ def test_an_adapter_is_found_in_its_layers(
     found = qkspace.compare(base, adapter, corpus, out=tmp_path / "out", **MAPS)
     layers = found.layer_drift("adapter")
     assert layers["js"].idxmax() == 2 and layers["js"][2] > 0.001
-    assert (layers["product_change"] > 0).tolist() == [False, False, True, False]
+    assert (layers["product_change"] > 0).tolist() == [False, False, True, False]  # the weights know where it sits
+    assert (layers["logit_change"] > 0).tolist() == [False, False, True, True]  # the data, what it does
     assert layers["js"][0] == layers["js"][1] == 0
 
 
@@ -453,4 +498,3 @@ def test_the_command_prints_drift_and_json(three: Comparison, capsys: pytest.Cap
     assert len(printed["drift"]) == 3 * 2 * N_HEADS
     row = next(r for r in printed["drift"] if (r["checkpoint"], r["layer"], r["head"]) == ("planted", 1, 2))
     assert row["js"] == pytest.approx(three.drift["js"].max())
-    assert isinstance(three.base, Index) and REPOSITORY.is_dir()

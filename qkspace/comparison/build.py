@@ -370,6 +370,7 @@ class _Run:
         nothing = np.full(n_heads, np.nan)
         for name in ("noise_floor", "product_change", "query_cka", "key_cka"):
             columns[name] = found.get(name, nothing)
+        columns["logit_change"] = columns["product_change"]  # which the weights may know better
         columns["product_from"] = "data" if "product_change" in found else ""
         columns |= {"matched_layer": -1, "matched_head": -1, "match_cost": nothing, "is_shared": False}
         if pair.matching is not None:
