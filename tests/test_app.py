@@ -184,7 +184,7 @@ def test_strongest_queries_against_brute_force(seed: int) -> None:
     n, k = int(generator.integers(1, 40)), int(generator.integers(1, 6))
     top_key = generator.integers(-1, n, size=(n, k))
     top_attention = np.where(top_key >= 0, generator.permutation(n * k).reshape(n, k) + 1.0, 0).astype(np.float32)
-    queries, weights = select._strongest_queries(top_key, top_attention)
+    queries, weights = select.strongest_queries(top_key, top_attention)
     np.testing.assert_array_equal(weights, _queries_by_brute_force(top_key, top_attention))
     for key, rank in np.ndindex(n, N_TOP):
         query, weight = queries[key, rank], weights[key, rank]

@@ -1,15 +1,17 @@
 """Atlas: the maps of all heads as one image with a table of its cells, and the order in which heads come.
 
-In: an index and a `State`. Out: a mosaic of rasters, tables and orders of heads. Knows no widgets.
+In: an index and a `State`, or whatever else says what each cell shows (`Look`). Out: a mosaic of rasters, tables and orders
+of heads. Knows no widgets.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -81,9 +83,46 @@ def mosaic(
         view: only cells that are in it are drawn, after zooming; all are in the table.
         finer: pixels of the image to a pixel of cell_px; of use with `view`.
     """
+    table = shown.head_table
+    dim = _unbelieved(table, state.method) & fade_unbelieved
+    return draw(
+        table,
+        _Look(shown, state, _cell_places(shown, state.method, n_tokens), hits, n_tokens, dim),
+        cell_px=cell_px,
+        heads_order=heads_order,
+        columns=columns,
+        gap=gap,
+        title_px=title_px,
+        view=view,
+        finer=finer,
+    )
+
+
+class Look(Protocol):
+    """What the cells of a mosaic show. mapped, outside: see `Mosaic`, (row of the table of heads)."""
+
+    @property
+    def mapped(self) -> BoolArray: ...  # noqa: D102
+    @property
+    def outside(self) -> FloatArray: ...  # noqa: D102
+    def cell(self, i: int, cell_px: int) -> Image: ...  # noqa: D102
+
+
+def draw(
+    table: pd.DataFrame,
+    look: Look,
+    *,
+    cell_px: int,
+    heads_order: IntArray | None = None,
+    columns: int | None = None,
+    gap: int = 4,
+    title_px: int = 0,
+    view: Extent | None = None,
+    finer: int = 1,
+) -> Mosaic:
+    """Lay out the cells of all heads and draw them; table: layer and head of each; for the rest see `mosaic`."""
     if cell_px < 1 or (columns is not None and columns < 1):
         raise QKSpaceError(f"A cell and a grid have at least one pixel and column; got {cell_px} and {columns}.")
-    table = shown.head_table
     order = np.arange(len(table)) if heads_order is None else np.asarray(heads_order, dtype=np.int64)
     if heads_order is None:
         row, column = table["layer"].to_numpy(), table["head"].to_numpy()
@@ -99,15 +138,11 @@ def mosaic(
     if view is not None and drawn.any():
         lefts, bottoms = x0[drawn], y0[drawn]
         place = Extent(lefts.min(), lefts.max() + cell_px, bottoms.min(), bottoms.max() + cell_px)
-    places = _cell_places(shown, state.method, n_tokens)
-    dim = _unbelieved(table, state.method) & fade_unbelieved
-    look = _Look(shown, state, places, hits, n_tokens)
     image = np.zeros((finer * int(place.y1 - place.y0), finer * int(place.x1 - place.x0)), dtype=np.uint32)
     size = finer * cell_px
     for i in np.flatnonzero(drawn).tolist():
         left, bottom = finer * int(x0[i] - place.x0), finer * int(y0[i] - place.y0)
-        alpha = UNBELIEVED if dim[order[i]] else 1.0
-        image[bottom : bottom + size, left : left + size] = look.cell(int(order[i]), size, alpha)
+        image[bottom : bottom + size, left : left + size] = look.cell(int(order[i]), size)
     layer, head = table["layer"].to_numpy()[order], table["head"].to_numpy()[order]
     cells = {
         "index": order,
@@ -120,8 +155,8 @@ def mosaic(
         "x1": x0 + cell_px,
         "y0": y0,
         "y1": y0 + cell_px,
-        "mapped": places.mapped[order],
-        "outside": places.outside[order],
+        "mapped": look.mapped[order],
+        "outside": look.outside[order],
     }
     return Mosaic(image, cells, cell_px, width, height, place)
 
@@ -148,8 +183,12 @@ def best_columns(n_cells: int, width: int, height: int, *, gap: int = 4, title_p
 
 
 @dataclass(frozen=True, slots=True)
-class _CellPlaces:
-    """Places of the sample in every head's cell: rows (token), x and y (head, query or key, token), extent (head, 4)."""
+class CellPlaces:
+    """Places of the sample in every head's cell.
+
+    rows: (token); x, y: (head, query or key, token), and so are places of several checkpoints, which come before the kind;
+    extent: (head, 4); mapped, outside: see `Mosaic`, (head).
+    """
 
     rows: IntArray
     x: NDArray[np.uint16]
@@ -159,25 +198,42 @@ class _CellPlaces:
     outside: FloatArray
 
 
-@lru_cache(maxsize=4)
-def _cell_places(shown: Shown, method: str, n_tokens: int) -> _CellPlaces:
-    """Read the sample's places from every head's map, once: 16 bytes a token and head are kept, whatever the cell size."""
-    _check_method(shown, method)
-    rows = _sample_rows(shown, n_tokens)
-    table = shown.head_table
-    x = np.full((len(table), 2, len(rows)), NOWHERE, dtype=np.uint16)
+def cell_places(
+    heads: Sequence[tuple[int, int]],
+    rows: IntArray,
+    read: Callable[[int, int], FloatArray],
+    shape: tuple[int, ...] = (2,),
+) -> CellPlaces:
+    """Read the sample's places from every head's map, once: 16 bytes a token and head are kept, whatever the cell size.
+
+    read: of a layer and a head, (*shape, row, 2); shape: query and key, of several checkpoints (checkpoint, 2), which share
+    the extent of a cell.
+    """
+    x = np.full((len(heads), *shape, len(rows)), NOWHERE, dtype=np.uint16)
     y = np.full_like(x, NOWHERE)
-    extents = np.full((len(table), 4), np.nan)
-    outside = np.zeros(len(table))
-    for i, (layer, head) in enumerate(_heads(table)):
-        place = _read_places(shown, method, layer, head, rows)
+    extents = np.full((len(heads), 4), np.nan)
+    outside = np.zeros(len(heads))
+    for i, (layer, head) in enumerate(heads):
+        place = read(layer, head)
         extent = cell_extent(place)
         if extent is None:
             continue
         found = quantise(place[..., 0], place[..., 1], extent)
         x[i], y[i], extents[i] = found.x, found.y, extent
         outside[i] = float((found.x == NOWHERE).mean())
-    return _CellPlaces(rows, x, y, extents, ~np.isnan(extents[:, 0]), outside)
+    return CellPlaces(rows, x, y, extents, ~np.isnan(extents[:, 0]), outside)
+
+
+@lru_cache(maxsize=4)
+def _cell_places(shown: Shown, method: str, n_tokens: int) -> CellPlaces:
+    """Return the places of an index's own maps."""
+    _check_method(shown, method)
+    rows = _sample_rows(shown, n_tokens)
+
+    def read(layer: int, head: int) -> FloatArray:
+        return _read_places(shown, method, layer, head, rows)
+
+    return cell_places(heads_of(shown.head_table), rows, read)
 
 
 def _check_method(shown: Shown, method: str) -> None:
@@ -185,7 +241,8 @@ def _check_method(shown: Shown, method: str) -> None:
         raise QKSpaceError(f"The atlas needs a map in 2-D by {method!r}; there is one by {', '.join(shown.methods)}.")
 
 
-def _heads(table: pd.DataFrame) -> list[tuple[int, int]]:
+def heads_of(table: pd.DataFrame) -> list[tuple[int, int]]:
+    """Return layer and head of each row of a table of heads."""
     return list(zip(table["layer"].tolist(), table["head"].tolist(), strict=True))
 
 
@@ -223,11 +280,14 @@ def _verdicts(table: pd.DataFrame, method: str) -> list[str]:
 
 
 class _Look:
-    """How the cells of one mosaic are coloured, and which of their points stand out."""
+    """How the cells of an index's mosaic are coloured, which of their points stand out, and which are dim as a whole."""
 
-    def __init__(self, shown: Shown, state: State, places: _CellPlaces, hits: IntArray | None, n_tokens: int) -> None:
-        self.shown, self.state, self.places, self.n_tokens = shown, state, places, n_tokens
-        self.heads = _heads(shown.head_table)
+    def __init__(
+        self, shown: Shown, state: State, places: CellPlaces, hits: IntArray | None, n_tokens: int, dim: BoolArray
+    ) -> None:
+        self.shown, self.state, self.places, self.n_tokens, self.dim = shown, state, places, n_tokens, dim
+        self.mapped, self.outside = places.mapped, places.outside
+        self.heads = heads_of(shown.head_table)
         self.extra: IntArray = np.zeros(0, dtype=np.int64)  # hits that the sample lacks
         strong = None
         if hits is not None:
@@ -241,7 +301,7 @@ class _Look:
             colours = colouring(shown, state)
             self.colour = np.concatenate([colours.query[self.rows], colours.key[self.rows]])
 
-    def cell(self, i: int, cell_px: int, alpha: float) -> Image:
+    def cell(self, i: int, cell_px: int) -> Image:
         """Draw the map of one head, a row of the head table."""
         if not self.places.mapped[i]:
             return np.zeros((cell_px, cell_px), dtype=np.uint32)
@@ -251,6 +311,7 @@ class _Look:
             more = quantise(place[..., 0], place[..., 1], Extent(*self.places.extent[i].tolist()))
             x, y = np.concatenate([x, more.x], axis=1), np.concatenate([y, more.y], axis=1)
         colour = _norm_colours(self, i) if self.state.colour == NORM else self.colour
+        alpha = UNBELIEVED if self.dim[i] else 1.0
         return paint(Places(x.ravel(), y.ravel()), colour, self.kind, cell_px, cell_px, strong=self.strong, alpha=alpha)
 
 
@@ -266,7 +327,7 @@ def _norm_colours(look: _Look, i: int) -> NDArray[np.uint32]:
 def _sample_norms(shown: Shown, n_tokens: int) -> FloatArray:
     """Read the lengths of the sample's vectors, once: (head, query or key, token)."""
     rows = _sample_rows(shown, n_tokens)
-    return np.stack([_read_norms(shown, layer, head, rows) for layer, head in _heads(shown.head_table)])
+    return np.stack([_read_norms(shown, layer, head, rows) for layer, head in heads_of(shown.head_table)])
 
 
 def _read_norms(shown: Shown, layer: int, head: int, rows: IntArray) -> FloatArray:
@@ -294,7 +355,7 @@ def atlas_table(shown: Shown, state: State) -> pd.DataFrame:
     others = tuple(f"{method}{dims}_" for method, dims in shown.index.maps)
     statistics = [name for name in table.columns if not name.startswith(others)]
     found = table[statistics].copy()
-    found.insert(2, "name", [f"L{layer}H{head}" for layer, head in _heads(table)])
+    found.insert(2, "name", [f"L{layer}H{head}" for layer, head in heads_of(table)])
     found.insert(3, "verdict", _verdicts(table, state.method))
     return found.join(table.filter(regex=f"^{re.escape(scores)}").rename(columns=lambda name: name[len(scores) :]))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from html import escape
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from bokeh.events import ButtonClick
@@ -32,8 +32,11 @@ from qkspace.app import lists, words
 from qkspace.app.language import LANGUAGES, say
 from qkspace.app.scripts import script
 from qkspace.app.select import Scene, Shown
-from qkspace.app.state import MAX_LINKS, Page, State, Theme
-from qkspace.app.style import CARD_CSS, CLEAR_CSS, HEADER_CSS, PANEL, SAID_CSS, THEMES, WIDGET_CSS
+from qkspace.app.state import MAX_LINKS, Language, Page, State, Theme
+from qkspace.app.style import CARD_CSS, CLEAR_CSS, HEADER_CSS, HELP_CSS, PANEL, SAID_CSS, THEMES, WIDGET_CSS
+
+if TYPE_CHECKING:
+    from qkspace.search import Hits
 
 Change = Callable[..., None]
 PAGES: tuple[Page, ...] = get_args(Page)
@@ -66,23 +69,9 @@ class Header:
             sizing_mode="stretch_width",
         )
         self.painted: Theme = state.theme
-        self.search = TextInput(
-            value=state.search,
-            placeholder=t("search_placeholder"),
-            width=230,
-            name="search",
-            css_classes=["search"],
-            **common,
-        )
-        self.search.on_change("value", lambda _attr, _old, new: change(search=new.strip()))
-        self.search_clear = _clear("search_clear", sheet)
-        self.search_clear.on_click(lambda _event: change(search=""))
+        self.searching = SearchBox(state.search, state.language, change, self._go)
+        self.search, self.previous, self.next = self.searching.field, self.searching.previous, self.searching.next
         said: dict[str, Any] = {"stylesheets": [InlineStyleSheet(css=CARD_CSS + SAID_CSS)], "margin": 0}
-        self.found = Div(name="found", styles={"min-width": "76px", "white-space": "nowrap", "flex": "none"}, **said)
-        self.previous, self.next = (Button(label=label, width=30, name=name, **common) for label, name in
-                                    (("\u2039", "previous_hit"), ("\u203a", "next_hit")))  # fmt: skip
-        self.previous.on_click(lambda _event: self._go(forward=False))
-        self.next.on_click(lambda _event: self._go(forward=True))
         self.change, self.scene = change, None
         self.theme = Button(label=t("theme_dark"), width=64, name="theme", **common)
         self.theme.on_click(lambda _event: change(theme="dark" if self.painted == "light" else "light"))
@@ -111,15 +100,13 @@ class Header:
         self.live_clear.on_click(lambda _event: change(text="", pair=""))
         self.status = Div(name="status", styles={"max-width": "34%", "flex": "none"}, **said)
         self.trouble = Div(name="trouble", sizing_mode="stretch_width", visible=False, **said)
-        self.share = Button(label=t("share"), name="share", visible=whole, styles={"flex": "none"}, **common)
-        shared = {"share": self.share, "label": t("share"), "says": t("share_done")}
-        self.share.js_on_event(ButtonClick, CustomJS(code=script("share"), args=shared))
-        visits = _visits(state, shown, indexes, common) if whole else []
+        self.share = share_button(state.language, visible=whole)
+        others = visits(state.language, shown.index.root.name, indexes) if whole else []
         line = {"align-items": "center", "gap": "6px"}
         self.top = row(
             self.title,
-            *(self.search, self.search_clear, self.previous, self.next, self.found),
-            *visits,
+            *self.searching.parts,
+            *others,
             *(self.theme, self.help),
             sizing_mode="stretch_width",
             styles=line,
@@ -135,34 +122,19 @@ class Header:
     def show(self, scene: Scene) -> None:
         """Show what is chosen, how many hits a search has, and what became of the live sentence."""
         self.scene, state = scene, scene.state
-        self.pages.active, self.search.value = PAGES.index(state.page), state.search
+        self.pages.active = PAGES.index(state.page)
         self.text.value, self.pair.value = state.text, state.pair
-        hits = scene.hits
-        for button in (self.previous, self.next):
-            button.disabled = hits is None or hits.n == 0
-        self.found.text = f'<span class="small muted" role="status">{escape(self._found(scene))}</span>'
+        self.searching.show(state.search, scene.hits, None if state.selected is None else state.selected[1])
         self.complain(scene.trouble)
         self.status.text = f'<span class="small muted" role="status">{escape(scene.live_says)}</span>'
         self.status.visible = bool(scene.live_says)
-        self.search_clear.visible, self.live_clear.visible = bool(state.search), bool(state.text or state.pair)
+        self.live_clear.visible = bool(state.text or state.pair)
 
     def complain(self, trouble: str) -> None:
         """Say on a line of its own what is wrong with what was asked for; nothing: take the line away."""
         self.trouble.text, self.trouble.visible = lists.trouble(trouble), bool(trouble)
 
-    def _found(self, scene: Scene) -> str:
-        """Say how many tokens a search has found, or which of them is selected."""
-        hits, selected = scene.hits, scene.state.selected
-        if hits is None:
-            return ""
-        at = 0 if selected is None else int(np.searchsorted(hits.rows, selected[1]))
-        if selected is not None and at < hits.n and hits.rows[at] == selected[1]:
-            return self.say("search_hit", i=at + 1, n=hits.n)
-        if hits.n == 1:
-            return self.say("search_hit_one")
-        return self.say("search_hits" if hits.n else "search_none", n=hits.n)
-
-    def _go(self, *, forward: bool) -> None:
+    def _go(self, forward: bool) -> None:
         """Select the hit after or before what is selected; beside a sentence, after or before what is shown of it."""
         if self.scene is None or self.scene.hits is None:
             return
@@ -181,6 +153,84 @@ class Header:
         self.theme.label = self.say("theme_dark" if theme == "light" else "theme_light")
 
 
+class SearchBox:
+    """The field of the search, the buttons to the hit before and after, and how many there are."""
+
+    def __init__(self, search: str, language: Language, change: Change, go: Callable[[bool], None]) -> None:
+        """Make the widgets; `go`: what selects the next hit (True) or the one before."""
+        sheet = InlineStyleSheet(css=WIDGET_CSS)
+        common: dict[str, Any] = {"stylesheets": [sheet], "margin": 0}
+        t = self.say = partial(say, language)
+        self.field = TextInput(
+            value=search,
+            placeholder=t("search_placeholder"),
+            width=230,
+            name="search",
+            css_classes=["search"],
+            **common,
+        )
+        self.field.on_change("value", lambda _attr, _old, new: change(search=new.strip()))
+        self.clear = _clear("search_clear", sheet)
+        self.clear.on_click(lambda _event: change(search=""))
+        self.found = Div(
+            name="found",
+            styles={"min-width": "76px", "white-space": "nowrap", "flex": "none"},
+            stylesheets=[InlineStyleSheet(css=CARD_CSS + SAID_CSS)],
+            margin=0,
+        )
+        self.previous, self.next = (Button(label=label, width=30, name=name, **common) for label, name in
+                                    (("\u2039", "previous_hit"), ("\u203a", "next_hit")))  # fmt: skip
+        self.previous.on_click(lambda _event: go(False))
+        self.next.on_click(lambda _event: go(True))
+        self.parts = (self.field, self.clear, self.previous, self.next, self.found)
+
+    def show(self, search: str, hits: Hits | None, row: int | None) -> None:
+        """Show what is searched for and how many hits it has; `row`: the selected token."""
+        self.field.value, self.clear.visible = search, bool(search)
+        for button in (self.previous, self.next):
+            button.disabled = hits is None or hits.n == 0
+        self.found.text = f'<span class="small muted" role="status">{escape(self._found(hits, row))}</span>'
+
+    def _found(self, hits: Hits | None, row: int | None) -> str:
+        """Say how many tokens a search has found, or which of them is selected."""
+        if hits is None:
+            return ""
+        at = 0 if row is None else int(np.searchsorted(hits.rows, row))
+        if row is not None and at < hits.n and hits.rows[at] == row:
+            return self.say("search_hit", i=at + 1, n=hits.n)
+        if hits.n == 1:
+            return self.say("search_hit_one")
+        return self.say("search_hits" if hits.n else "search_none", n=hits.n)
+
+
+def help_dialog(text: str) -> Div:
+    """Return the dialog with what a page's help says, hidden."""
+    return Div(
+        text=text,
+        name="help_text",
+        visible=False,
+        styles={"position": "fixed", "inset": "0", "z-index": "1000"},
+        stylesheets=[InlineStyleSheet(css=CARD_CSS + HELP_CSS)],
+        margin=0,
+    )
+
+
+def share_button(language: Language, *, visible: bool) -> Button:
+    """Return the button that copies the address of what is shown."""
+    label = say(language, "share")
+    button = Button(
+        label=label,
+        name="share",
+        visible=visible,
+        styles={"flex": "none"},
+        stylesheets=[InlineStyleSheet(css=WIDGET_CSS)],
+        margin=0,
+    )
+    shared = {"share": button, "label": label, "says": say(language, "share_done")}
+    button.js_on_event(ButtonClick, CustomJS(code=script("share"), args=shared))
+    return button
+
+
 def _clear(name: str, sheet: InlineStyleSheet) -> Button:
     """Return a small cross, which lies over the end of the field before it and takes no room of the line."""
     over = {"margin-left": "-34px", "z-index": "1", "flex": "none"}
@@ -188,13 +238,14 @@ def _clear(name: str, sheet: InlineStyleSheet) -> Button:
     return Button(label="\u00d7", name=name, width=28, styles=over, visible=False, stylesheets=[sheet, look], margin=0)
 
 
-def _visits(state: State, shown: Shown, indexes: Sequence[str], common: dict[str, Any]) -> list[LayoutDOM]:
+def visits(spoken: Language, current: str, indexes: Sequence[str]) -> list[LayoutDOM]:
     """Return drop-downs of languages and, where several are served, of indexes; choosing opens the page anew."""
-    language = Select(value=state.language, options=list(LANGUAGES.items()), width=100, name="language", **common)
+    common: dict[str, Any] = {"stylesheets": [InlineStyleSheet(css=WIDGET_CSS)], "margin": 0}
+    language = Select(value=spoken, options=list(LANGUAGES.items()), width=100, name="language", **common)
     language.js_on_change("value", CustomJS(code=script("visit"), args={"name": "language"}))
     if len(indexes) < 2:
         return [language]
-    index = Select(value=shown.index.root.name, options=list(indexes), width=170, name="index", **common)
+    index = Select(value=current, options=list(indexes), width=170, name="index", **common)
     index.js_on_change("value", CustomJS(code=script("visit"), args={"name": "index"}))
     return [index, language]
 

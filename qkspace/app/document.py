@@ -7,27 +7,29 @@ In: an index and a first state. Out: a Bokeh document with its views and control
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import urlencode
 
 from bokeh.document import Document
 from bokeh.events import DocumentReady
 from bokeh.layouts import column, row
-from bokeh.models import ColumnDataSource, CustomJS, Div, GlobalInlineStyleSheet, InlineStyleSheet, LayoutDOM
+from bokeh.models import ColumnDataSource, CustomJS, GlobalInlineStyleSheet, InlineStyleSheet, LayoutDOM
 
 from qkspace.app import files, lists, select
+from qkspace.app.address import Arguments, arguments_of
 from qkspace.app.cards import Cards, Navigator, Sequences
-from qkspace.app.controls import Controls, Header
+from qkspace.app.controls import Controls, Header, help_dialog
 from qkspace.app.help import help_html, tour_steps
 from qkspace.app.language import say, strings
+from qkspace.app.loop import held
 from qkspace.app.scripts import script
 from qkspace.app.select import Scene, Shown, shown_of
 from qkspace.app.state import Page, State, from_address, to_address
-from qkspace.app.style import CARD_CSS, HELP_CSS, TOUR_CSS, root_css, variables_css
+from qkspace.app.style import TOUR_CSS, root_css, variables_css
 from qkspace.app.views.atlas import AtlasView
 from qkspace.app.views.head import HeadView
 from qkspace.app.views.map import MapView
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
     from qkspace.live import LiveSequence, LiveWorker
 
 STEPS = ("page", "layer", "head", "method", "dims", "colour", "search", "selected", "sequence", "text", "pair", "order")
-Arguments = Mapping[str, Sequence[bytes]]
 
 
 @dataclass(slots=True)
@@ -110,12 +111,6 @@ def _first(shown: Shown, chosen: dict[str, Any]) -> State:
     return first
 
 
-def _arguments(address: str) -> Arguments:
-    """Return the arguments in the part of an address after the question mark."""
-    said = parse_qs(address.lstrip("?"), keep_blank_values=True)
-    return {name: [value.encode() for value in values] for name, values in said.items()}
-
-
 class _Page:
     """The parts and the state of one visitor."""
 
@@ -132,14 +127,7 @@ class _Page:
         self.sequences = Sequences(shown, state, self.change)
         self.cards = Cards(shown, state, self.change)
         self.views: dict[Page, Any] = {}
-        self.help = Div(
-            text=help_html(state.language),
-            name="help_text",
-            visible=False,
-            styles={"position": "fixed", "inset": "0", "z-index": "1000"},
-            stylesheets=[InlineStyleSheet(css=CARD_CSS + HELP_CSS)],
-            margin=0,
-        )
+        self.help = help_dialog(help_html(state.language))
         self.root = self._layout()
         self.root.on_change("tags", self._told)
         self._paint()
@@ -177,6 +165,7 @@ class _Page:
         named = {"layer": self.controls.layer, "head": self.controls.head, "search": self.header.search}
         named |= {"previous": self.header.previous, "next": self.header.next, "theme": self.header.theme}
         named |= {"pages": self.header.pages, "help": self.help, "page": self.root, "notebook": not self.whole}
+        named |= {"more": []}
         doc.js_on_event(DocumentReady, CustomJS(code=script("keys"), args=named))
         tips = [[model, tip] for model in self.root.select({"name": str}) if (tip := self._tip(model.name))]
         begin = {"page": self.root, "tips": tips, "asks_theme": asks_theme, "notebook": not self.whole}
@@ -229,7 +218,7 @@ class _Page:
             self.change(theme="dark" if value == "dark" else "light")
         elif what == "address":
             self._set(
-                from_address(_arguments(str(value)), replace(self.first, theme=self.state.theme), self.shown),
+                from_address(arguments_of(str(value)), replace(self.first, theme=self.state.theme), self.shown),
                 push=False,
             )
         elif what == "view" and "sentence" in self.views:
@@ -237,7 +226,7 @@ class _Page:
         elif what == "need" and "sentence" in self.views:
             self.views["sentence"].need(int(value))
         elif what == "go":
-            asked = from_address(_arguments(str(value)), self.state, self.shown)
+            asked = from_address(arguments_of(str(value)), self.state, self.shown)
             both = {f.name: (getattr(asked, f.name), getattr(self.state, f.name)) for f in fields(State)}
             self.change(**{name: new for name, (new, old) in both.items() if new != old})
 
@@ -259,19 +248,7 @@ class _Page:
         if new == self.state:
             return
         old, self.state, self.is_pushed = self.state, new, push
-        self._held(lambda: self._show_change(old))
-
-    def _held(self, show: Callable[[], None]) -> None:
-        """Show a change in one message, so that the browser draws once."""
-        document = self.root.document
-        if document is None:
-            show()
-            return
-        document.hold("combine")
-        try:
-            show()
-        finally:
-            document.unhold()
+        held(self.root.document, lambda: self._show_change(old))
 
     def _show_change(self, old: State) -> None:
         if self.state.theme != old.theme:
@@ -349,7 +326,7 @@ class _Page:
         else:
             self.live.result = future.result()
             self.live.says = lists.live_says(self.live.result, self.state.language)
-        self._held(self.show)
+        held(self.root.document, self.show)
         if error is not None and not isinstance(error, QKSpaceError):
             raise error  # a fault of the program, for its log
 

@@ -65,12 +65,14 @@ TOOLTIP = f"""
 """
 
 
-def atlas_figure(sources: dict[str, ColumnDataSource], theme: str, *, titled: bool = False) -> figure:
+def atlas_figure(
+    sources: dict[str, ColumnDataSource], theme: str, *, titled: bool = False, tooltip: str = TOOLTIP
+) -> figure:
     """Return the atlas: the mosaic, and over it a rectangle a head that answers to the mouse.
 
     sources: "mosaic" (`mosaic_data`), "cells" (`cells_data`) and "here" (x, y, w, h of the head that is open elsewhere).
     A tap selects the row of "cells" (`selected.indices`). titled: whether cells bear their names, as they must where they
-    are not laid out by layer and head.
+    are not laid out by layer and head. tooltip: names columns of "cells".
     """
     plot = figure(
         sizing_mode="stretch_both",
@@ -106,7 +108,7 @@ def atlas_figure(sources: dict[str, ColumnDataSource], theme: str, *, titled: bo
         name="titles",
     )
     plot.add_tools(
-        HoverTool(renderers=[cells], tooltips=TOOLTIP, point_policy="follow_mouse", visible=False),
+        HoverTool(renderers=[cells], tooltips=tooltip, point_policy="follow_mouse", visible=False),
         TapTool(renderers=[cells]),
     )
     plot.grid.visible = False
@@ -203,13 +205,18 @@ def mosaic_data(mosaic: Mosaic) -> dict[str, list[Any]]:
 def cells_data(mosaic: Mosaic, table: pd.DataFrame, language: Language = "en") -> dict[str, Any]:
     """Return the data of the source "cells"; table: `atlas.atlas_table`, from which tooltips are worded."""
     cells = mosaic.cells
-    size = mosaic.cell_px + 2  # the outline lies just outside the picture
     chosen = table.iloc[cells["index"]]
-    n = len(chosen)
     words = [
         _words(row, bool(on), language)
         for (_, row), on, out in zip(chosen.iterrows(), cells["mapped"], cells["outside"], strict=True)
     ]
+    return {**cell_boxes(mosaic), **{column: [word[column] for word in words] for column in TOOLTIP_COLUMNS}}
+
+
+def cell_boxes(mosaic: Mosaic) -> dict[str, Any]:
+    """Return where the cells are and which heads they show, as columns of the source "cells"."""
+    cells = mosaic.cells
+    n, size = len(cells["index"]), mosaic.cell_px + 2  # the outline lies just outside the picture
     return {
         "x": (cells["x0"] + cells["x1"]) / 2,
         "y": (cells["y0"] + cells["y1"]) / 2,
@@ -219,7 +226,6 @@ def cells_data(mosaic: Mosaic, table: pd.DataFrame, language: Language = "en") -
         "layer": cells["layer"].astype(np.int32),
         "head": cells["head"].astype(np.int32),
         "name": [str(name) for name in cells["name"]],
-        **{column: [word[column] for word in words] for column in TOOLTIP_COLUMNS},
     }
 
 

@@ -240,13 +240,13 @@ def points(shown: Shown, state: State) -> dict[Kind, Points]:
     here = np.where(
         top_key >= 0, np.searchsorted(rows, top_key), -1
     )  # a partner is in the same sequence, so is drawn too
-    queries, weights = _strongest_queries(here, top_attention)
+    queries, weights = strongest_queries(here, top_attention)
     attended_by = (np.where(queries >= 0, rows[queries], -1), weights)
     partners = {"query": (top_key[:, :N_TOP], top_attention[:, :N_TOP]), "key": attended_by}
     return {kind: Points(rows, shown.solid(state, kind, rows), *partners[kind]) for kind in KINDS}
 
 
-def _strongest_queries(top_key: IntArray, top_attention: FloatArray) -> tuple[IntArray, FloatArray]:
+def strongest_queries(top_key: IntArray, top_attention: FloatArray) -> tuple[IntArray, FloatArray]:
     """Turn each query's top keys round: for each key the N_TOP queries that attend to it most, -1 where there are none."""
     n, k = top_key.shape
     flat = np.flatnonzero(top_key.ravel() >= 0)
@@ -547,7 +547,7 @@ def sequence_points(shown: Shown, state: State, pixel: float) -> Chosen:
     text = shown.index.tokens["text"].iloc[rows].astype(str).tolist()
     place_of = np.concatenate([place[kind][[at]], place[other][partners]])
     texts, kinds = [text[i] for i in [at, *partners]], [kind, *[other] * len(partners)]
-    free = _without_overlap(seen(place_of, state), [len(word) for word in texts], pixel)
+    free = without_overlap(seen(place_of, state), [len(word) for word in texts], pixel)
     return Chosen(
         rows=rows,
         place=place,
@@ -622,7 +622,7 @@ def _is_named(text: list[str], key: int, queries: FloatArray, place: FloatArray,
     return any(text[i] == text[key] for i in np.flatnonzero(near.all(axis=1)))
 
 
-def _without_overlap(place: FloatArray, n_characters: list[int], pixel: float) -> list[int]:
+def without_overlap(place: FloatArray, n_characters: list[int], pixel: float) -> list[int]:
     """Choose labels, the first ones first, whose boxes (about 7 x 17 pixels a character) do not lie over each other."""
     free: list[int] = []
     for i, (x, y) in enumerate(place):

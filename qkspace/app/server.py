@@ -18,10 +18,12 @@ from bokeh.document import Document
 from bokeh.models import Div, GlobalInlineStyleSheet, InlineStyleSheet
 
 from qkspace import store
+from qkspace.app.compare_document import make_compare_document
 from qkspace.app.document import make_document
 from qkspace.app.lists import ways_on
 from qkspace.app.state import Language
 from qkspace.app.style import FONT
+from qkspace.comparison.reader import Comparison, is_comparison
 from qkspace.console import Console
 from qkspace.index import Index
 from qkspace.schema import QKSpaceError
@@ -39,20 +41,27 @@ OUT = Path("out")  # where indexes are looked for when none is named
 
 
 @lru_cache(maxsize=8)
-def _open(root: Path, _stamp: float) -> Index:
-    return Index(root)
+def _open(root: Path, _stamp: float) -> Index | Comparison:
+    return Comparison(root) if is_comparison(root) else Index(root)
 
 
-def open_shared(root: Path) -> Index:
-    """Return the index in a folder, opened once for all visitors and again when it was built anew."""
+def open_shared(root: Path) -> Index | Comparison:
+    """Return the index or comparison in a folder, opened once for all visitors and again when it was made anew."""
     manifest = root / store.MANIFEST
     return _open(root, manifest.stat().st_mtime if manifest.exists() else 0.0)
 
 
 def find_indexes(folder: Path = OUT) -> list[Path]:
-    """Return the finished indexes in a folder, the newest first."""
-    manifests = [path for path in folder.glob(f"*/{store.MANIFEST}") if store.is_ours(path.parent)]
-    return [path.parent for path in sorted(manifests, key=lambda path: path.stat().st_mtime, reverse=True)]
+    """Return the finished indexes and comparisons in a folder, the newest first."""
+    found = [path.parent for path in folder.glob(f"*/{store.MANIFEST}")]
+    found = [root for root in found if store.is_ours(root) or is_comparison(root)]
+    return sorted(found, key=lambda root: (root / store.MANIFEST).stat().st_mtime, reverse=True)
+
+
+def inner_indexes(roots: Sequence[Path]) -> dict[str, Path]:
+    """Return the indexes that were built for comparisons, which are served beside them: NAME/LABEL -> folder."""
+    found = [path.parent for root in roots for path in sorted(root.glob(f"indexes/*/{store.MANIFEST}"))]
+    return {f"{root.parents[1].name}/{root.name}": root for root in found if is_comparison(root.parents[1])}
 
 
 def fill(
@@ -74,19 +83,35 @@ def fill(
             list_indexes(doc, OUT)
             return
         served = list(roots) or find_indexes()
-        index = open_shared(_chosen(served, name))
-        names = [root.name for root in served]
-        make_document(doc, index, arguments=arguments, indexes=names, model=model, trust_remote_code=trust_remote_code)
+        inner = inner_indexes(served)
+        root = inner[name] if name in inner else _chosen(served, name)
+        opened, names = open_shared(root), [each.name for each in served]
+        if isinstance(opened, Comparison):
+            own = {each.resolve(): each.name for each in served} | {each.resolve(): key for key, each in inner.items()}
+            make_compare_document(doc, opened, arguments=arguments, indexes=names, served=_own(opened, own))
+            return
+        if root not in served:
+            names = [root.name, *names]  # the way back to the comparison
+        make_document(doc, opened, arguments=arguments, indexes=names, model=model, trust_remote_code=trust_remote_code)
     except QKSpaceError as error:
         doc.title = "qkspace"
         _plain_page(doc, f"<h2>qkspace</h2><p>{escape(str(error))}</p>{_ways_on(roots, arguments)}")
+
+
+def _own(comparison: Comparison, names: Mapping[Path, str]) -> dict[str, str]:
+    """Return under which name each checkpoint's own index is served, where it is; names: of the folders served."""
+    indexes = {comparison.base_label: comparison.base}
+    indexes |= {label: comparison.tuned(label) for label in comparison.labels}
+    folders = {label: index.root.resolve() for label, index in indexes.items()}
+    return {label: names[folder] for label, folder in folders.items() if folder in names}
 
 
 def _ways_on(roots: Sequence[Path], arguments: Mapping[str, Sequence[bytes]]) -> str:
     """Return links away from an address that cannot be shown: to the same index from its start, and to all indexes."""
     language: Language = "ja" if _text(arguments, "language") == "ja" else "en"
     spoken = "" if language == "en" else f"&language={language}"
-    names = [root.name for root in (list(roots) or find_indexes())]
+    served = list(roots) or find_indexes()
+    names = [*(root.name for root in served), *inner_indexes(served)]
     name = _text(arguments, "index")
     if roots and name not in names:
         name = names[0]
@@ -127,17 +152,26 @@ def _entry(root: Path) -> str:
     """Return a row of the list: what an index is of, or what is wrong with it."""
     name = escape(root.name)
     try:
-        index = open_shared(root)
+        opened = open_shared(root)
     except QKSpaceError as error:
         return f'<tr><td>{name}</td><td colspan="7" class="wrong">{escape(str(error))}</td></tr>'
+    of = "" if isinstance(opened, Index) else _compared(opened)
+    index = opened if isinstance(opened, Index) else opened.base
     corpus = " + ".join(source["source"].rsplit("/", 1)[-1] for source in index.manifest["made_from"]["corpus"])
-    size = sum(record["bytes"] for record in index.manifest["files"].values())
-    maps = ", ".join(f"{method} {dims}-D" for method, dims in index.maps)
+    size = sum(record["bytes"] for record in opened.manifest["files"].values())
+    maps = ", ".join(f"{method} {dims}-D" for method, dims in opened.maps)
     heads = f"{index.n_layers} \u00d7 {index.n_heads}"
-    made = str(index.manifest.get("created", ""))[:10]
-    texts = (index.model_name, corpus, f"{index.n_tokens:,}", heads, maps, f"{size / 1e6:,.0f} MB", made)
+    made = str(opened.manifest.get("created", ""))[:10]
+    texts = (of or index.model_name, corpus, f"{index.n_tokens:,}", heads, maps, f"{size / 1e6:,.0f} MB", made)
     cells = "".join(f"<td>{escape(text)}</td>" for text in texts)
     return f'<tr><td><a href="?index={quote(root.name)}">{name}</a></td>{cells}</tr>'
+
+
+def _compared(comparison: Comparison) -> str:
+    """Say what a comparison compares."""
+    labels = comparison.labels
+    tuned = ", ".join(labels) if len(labels) < 4 else f"{labels[0]} to {labels[-1]} ({len(labels)})"
+    return f"comparison: {comparison.base_label} with {tuned}"
 
 
 def _chosen(roots: list[Path], name: str | None) -> Path:

@@ -6,11 +6,12 @@ widgets: what is not in the address of a page is not part of its state.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from qkspace.app import address
+from qkspace.app.address import MAX_TEXT, Arguments
 from qkspace.app.colours import QUERY_KEY
 from qkspace.schema import QKSpaceError
 
@@ -21,7 +22,6 @@ Kind = Literal["query", "key"]
 Theme = Literal["light", "dark"]
 Language = Literal["en", "ja"]
 Page = Literal["map", "atlas", "sentence", "head"]
-MAX_TEXT = 4_000  # characters of a search or a live sentence that an address may hold
 MAX_CORNERS = 60  # of a selected region
 MAX_LINKS = 1_000  # that are drawn of all sequences
 
@@ -78,24 +78,20 @@ def to_address(state: State, first: State) -> dict[str, str]:
     """
     always = ("layer", "head", "method", "theme")
     said = {f.name: getattr(state, f.name) for f in fields(State) if f.name not in ("selected", "region", "hidden")}
-    address = {name: _said(value) for name, value in said.items() if name in always or value != getattr(first, name)}
-    address = {name: text for name, text in address.items() if len(text) <= MAX_TEXT}
+    words = {
+        name: address.written(value) for name, value in said.items() if name in always or value != getattr(first, name)
+    }
+    words = {name: text for name, text in words.items() if len(text) <= MAX_TEXT}
     if state.selected is not None:
-        address["selected"] = f"{state.selected[0]}-{state.selected[1]}"
+        words["selected"] = f"{state.selected[0]}-{state.selected[1]}"
     if state.region:
-        address["region"] = "_".join(f"{x:.5g}~{y:.5g}" for x, y in state.region)
+        words["region"] = "_".join(f"{x:.5g}~{y:.5g}" for x, y in state.region)
     if state.hidden:
-        address["hidden"] = "\x1f".join(state.hidden)
-    return address
+        words["hidden"] = "\x1f".join(state.hidden)
+    return words
 
 
-def _said(value: Any) -> str:
-    if isinstance(value, bool):
-        return "1" if value else "0"
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def from_address(arguments: Mapping[str, Sequence[bytes]], first: State, shown: Shown) -> State:
+def from_address(arguments: Arguments, first: State, shown: Shown) -> State:
     """Return the state that an address asks for; what it does not say is as in `first`.
 
     Raises:
@@ -103,9 +99,9 @@ def from_address(arguments: Mapping[str, Sequence[bytes]], first: State, shown: 
     """
     found: dict[str, Any] = {}
     for name, read in READERS.items():
-        values = arguments.get(name)
-        if values:
-            found[name] = read(name, values[-1].decode("utf-8", "replace"), shown)
+        text = address.last(arguments, name)
+        if text is not None:
+            found[name] = read(name, text, shown)
     chosen = {field.name: getattr(first, field.name) for field in fields(State)} | found
     state = State(**chosen)
     shown.index.head(state.layer, state.head)  # refuses what is not there
@@ -127,97 +123,51 @@ def _check_order(state: State, shown: Shown) -> None:
 
     orders = order_labels(atlas_table(shown, state))
     if state.order.removeprefix("-") not in orders:
-        raise _refuse("order", state.order, f"one of {', '.join(orders)}, perhaps after a -")
+        raise address.refuse("order", state.order, f"one of {', '.join(orders)}, perhaps after a -")
 
 
 # ---------------------------------------------------------------- how each part is read
 
 
-def _refuse(name: str, text: str, expected: str) -> QKSpaceError:
-    return QKSpaceError(f"The address asks for {name} {text[:80]!r}; expected {expected}.")
-
-
-def _number(name: str, text: str, _shown: Shown) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 10):
-        raise _refuse(name, text, "a number")
-    return int(text)
-
-
-def _real(name: str, text: str, _shown: Shown) -> float:
-    if not re.fullmatch(r"-?[0-9]{1,9}(\.[0-9]{1,9})?(e[+-]?[0-9]{1,2})?", text):
-        raise _refuse(name, text, "a number")
-    return float(text)
-
-
 def _least(name: str, text: str, shown: Shown) -> float | None:
-    return None if text == "" else _real(name, text, shown)
+    return None if text == "" else address.real(name, text, shown)
 
 
 def _links(name: str, text: str, shown: Shown) -> int:
-    if (n := _number(name, text, shown)) > MAX_LINKS:
-        raise _refuse(name, text, f"at most {MAX_LINKS:,}")
+    if (n := address.number(name, text, shown)) > MAX_LINKS:
+        raise address.refuse(name, text, f"at most {MAX_LINKS:,}")
     return n
 
 
 def _share(name: str, text: str, shown: Shown) -> float:
-    if not 0 <= (share := _real(name, text, shown)) <= 1:
-        raise _refuse(name, text, "a number between 0 and 1")
+    if not 0 <= (share := address.real(name, text, shown)) <= 1:
+        raise address.refuse(name, text, "a number between 0 and 1")
     return share
-
-
-def _yes(name: str, text: str, _shown: Shown) -> bool:
-    if text not in ("0", "1"):
-        raise _refuse(name, text, "0 or 1")
-    return text == "1"
-
-
-def _text(name: str, text: str, _shown: Shown) -> str:
-    if len(text) > MAX_TEXT:
-        raise _refuse(name, text, f"at most {MAX_TEXT:,} characters")
-    return text
-
-
-def _query(name: str, text: str, shown: Shown) -> str:
-    return _text(name, text, shown).strip()
-
-
-def _one_of(*choices: str) -> Callable[[str, str, Shown], str]:
-    def read(name: str, text: str, _shown: Shown) -> str:
-        if text not in choices:
-            raise _refuse(name, text, " or ".join(choices))
-        return text
-
-    return read
 
 
 def _colour(name: str, text: str, shown: Shown) -> str:
     if text not in shown.colour_choices:
-        raise _refuse(name, text, f"one of {', '.join(shown.colour_choices)}")
+        raise address.refuse(name, text, f"one of {', '.join(shown.colour_choices)}")
     return text
 
 
 def _sequence(name: str, text: str, shown: Shown) -> int | None:
     if text == "":
         return None
-    sequence = _number(name, text, shown)
+    sequence = address.number(name, text, shown)
     shown.index.rows(sequence)  # refuses what is not there
     return sequence
 
 
 def _selected(name: str, text: str, shown: Shown) -> tuple[str, int] | None:
-    if text == "":
-        return None
-    kind, _, row = text.partition("-")
-    if kind not in get_args(Kind) or not re.fullmatch("[0-9]{1,9}", row) or int(row) >= shown.index.n_tokens:
-        raise _refuse(name, text, f"query-ROW or key-ROW with a row below {shown.index.n_tokens}")
-    return kind, int(row)
+    return address.selected(name, text, shown.index.n_tokens)
 
 
 def _region(name: str, text: str, shown: Shown) -> tuple[tuple[float, float], ...]:
     corners = []
     for corner in text.split("_")[:MAX_CORNERS] if text else []:
         x, _, y = corner.partition("~")
-        corners.append((_real(name, x, shown), _real(name, y, shown)))
+        corners.append((address.real(name, x, shown), address.real(name, y, shown)))
     return tuple(corners)
 
 
@@ -226,31 +176,31 @@ def _hidden(_name: str, text: str, _shown: Shown) -> tuple[str, ...]:
 
 
 READERS: dict[str, Callable[[str, str, Shown], Any]] = {
-    "page": _one_of(*get_args(Page)),
-    "layer": _number,
-    "head": _number,
-    "method": _text,
-    "dims": _number,
-    "yaw": _real,
-    "pitch": _real,
+    "page": address.one_of(*get_args(Page)),
+    "layer": address.number,
+    "head": address.number,
+    "method": address.short,
+    "dims": address.number,
+    "yaw": address.real,
+    "pitch": address.real,
     "colour": _colour,
-    "by_norm": _yes,
-    "labels": _yes,
+    "by_norm": address.yes,
+    "labels": address.yes,
     "n_links": _links,
     "threshold": _share,
-    "special": _yes,
-    "itself": _yes,
-    "first": _yes,
-    "whole": _yes,
+    "special": address.yes,
+    "itself": address.yes,
+    "first": address.yes,
+    "whole": address.yes,
     "hidden": _hidden,
     "selected": _selected,
     "region": _region,
     "sequence": _sequence,
-    "search": _query,
-    "order": _text,
+    "search": address.query,
+    "order": address.short,
     "least": _least,
-    "text": _text,
-    "pair": _text,
-    "theme": _one_of(*get_args(Theme)),
-    "language": _one_of(*get_args(Language)),
+    "text": address.short,
+    "pair": address.short,
+    "theme": address.one_of(*get_args(Theme)),
+    "language": address.one_of(*get_args(Language)),
 }

@@ -145,6 +145,29 @@ code {{ font-size: 12px; }}
 kbd {{ border: 1px solid var(--line); border-radius: 4px; padding: 0 4px; font: 11px {FONT}; background: var(--field); }}
 """
 
+COMPARE_CSS = """
+.heads { font-variant-numeric: tabular-nums; }
+.heads th { position: sticky; top: 0; background: var(--card); text-align: right; font-weight: 400; padding: 0 0 4px 8px;
+  vertical-align: bottom; box-shadow: 0 1px 0 var(--line); color: var(--muted); }
+.heads th:nth-child(2), .heads td:nth-child(2) { text-align: left; padding-left: 8px; }
+.heads th button { text-align: right; font-size: 12px; }
+.heads th[aria-sort] button { font-weight: 650; color: var(--ink); text-decoration: underline; }
+.heads td { padding: 2px 0; border-bottom: 1px solid var(--line); }
+.heads tbody tr { cursor: pointer; }
+.heads tbody tr:hover { background: color-mix(in srgb, var(--accent) 10%, transparent); }
+.heads tr.quiet td { color: var(--muted); }
+.heads tr.here { background: color-mix(in srgb, var(--accent) 18%, transparent); font-weight: 600; }
+.links th { text-align: left; font-weight: 600; padding: 6px 0 2px; font-size: 12px; }
+.links tr:first-child th { padding-top: 0; }
+.links td { vertical-align: top; overflow-wrap: anywhere; }
+.heads td:last-child, .heads th:last-child { padding-right: 4px; }
+.sequences td { vertical-align: top; padding: 3px 0; border-top: 1px solid var(--line); }
+.sequences tr:first-child td { border-top: 0; }
+.sequences td.number { padding: 3px 10px 3px 0; }
+.sequences tr.here { font-weight: 650; }
+.grew { color: var(--poor); } .shrank { color: var(--query); }
+"""
+
 HEADER_CSS = f"""
 :host {{ font: 13px/1.4 {FONT}; color: var(--ink); display: block; }}
 .brand {{ font-size: 17px; font-weight: 700; letter-spacing: -.01em; margin-right: 14px; }}

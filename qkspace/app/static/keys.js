@@ -15,7 +15,7 @@ const step = (select, by) => {
 }
 const element = (model) => Bokeh.index.find_one(model)?.el
 const focus = (model) => element(model)?.shadowRoot.querySelector("input")?.focus()
-const presses = {n: next, p: previous, N: previous, t: theme}
+const presses = {n: next, p: previous, N: previous, t: theme, ...Object.fromEntries(more)}
 const press = (model) => element(model)?.shadowRoot.querySelector("button")?.click()
 const dialog = () => element(help)?.shadowRoot.querySelector("[role=dialog]")
 const turn = (event) => {  // the focus stays in the dialog: after its last button comes its first

@@ -15,11 +15,11 @@ from bokeh.events import RangesUpdate, Reset, Tap
 from bokeh.layouts import column, row
 from bokeh.models import Button, CheckboxGroup, ColumnDataSource, Div, InlineStyleSheet, NumericInput, Select
 
-from qkspace.app import atlas, figures, figures_atlas
+from qkspace.app import atlas, figures_atlas
 from qkspace.app.language import say
 from qkspace.app.raster import Extent
 from qkspace.app.select import Scene, Shown
-from qkspace.app.state import State
+from qkspace.app.state import Language, State
 from qkspace.app.style import CARD_CSS, PANEL, WIDGET_CSS
 
 Change = Callable[..., None]
@@ -27,6 +27,95 @@ FRAME = (640, 560)  # pixels, until the browser says how large the frame is
 FINER = 4  # most pixels to a pixel of a cell
 ZOOMED = 0.99  # share of the atlas across the view below which it is zoomed in
 OPENS = 0.95  # share of a cell across the view below which zooming in opens the head
+
+
+class Picture:
+    """The figure of a mosaic, as large as its frame; what is in view is drawn finer, and at last opened.
+
+    draw: make the mosaic anew, all of it or what is in view, and `put` it; opens: a layer and a head.
+    """
+
+    def __init__(
+        self,
+        figure: Any,
+        sources: dict[str, ColumnDataSource],
+        draw: Callable[[Extent | None], None],
+        opens: Callable[[int, int], None],
+    ) -> None:
+        """Listen to the figure, which `figures_atlas.atlas_figure` has made; nothing is seen until its size is known."""
+        self.figure, self.sources, self.draw, self.opens = figure, sources, draw, opens
+        self.mosaic: atlas.Mosaic | None = None
+        self.view: Extent | None = None  # what is drawn, where one has zoomed in
+        self.frame = FRAME
+        self.cells = [each for each in figure.renderers if each.name != "titles"]
+        for each in self.cells:  # until the browser says how large the frame is, they would lie wrong
+            each.visible = False
+        figure.on_event(RangesUpdate, self._zoom)
+        figure.on_event(Reset, lambda _event: draw(None))
+        self.size: dict[str, int | None] = {"inner_width": None, "inner_height": None}  # until the browser says it
+        for name in self.size:
+            figure.on_change(name, self._resized)
+
+    def at(self, x: float | None, y: float | None) -> tuple[int, int] | None:
+        """Return layer and head of the cell at a place of the figure."""
+        if x is None or y is None or self.mosaic is None:
+            return None
+        cells = self.mosaic.cells
+        hit = (cells["x0"] <= x) & (x <= cells["x1"]) & (cells["y0"] <= y) & (y <= cells["y1"])
+        at = hit.nonzero()[0]
+        return (int(cells["layer"][at[0]]), int(cells["head"][at[0]])) if len(at) else None
+
+    def _zoom(self, event: RangesUpdate) -> None:
+        """Draw what is in view finer; a cell that fills the view is opened."""
+        if None in (event.x0, event.x1, event.y0, event.y1) or self.mosaic is None:
+            return
+        view = Extent(float(event.x0), float(event.x1), float(event.y0), float(event.y1))
+        if view.x1 - view.x0 < OPENS * self.mosaic.cell_px:
+            found = self.at((view.x0 + view.x1) / 2, (view.y0 + view.y1) / 2)
+            if found is not None:
+                self.draw(None)
+                self.opens(*found)
+                return
+        self.draw(view)
+
+    def _resized(self, attr: str, _old: object, new: int) -> None:
+        self.size[attr] = new
+        if None in (self.size["inner_width"], self.size["inner_height"]):
+            return
+        frame = (int(self.size["inner_width"] or 0), int(self.size["inner_height"] or 0))
+        for each in self.cells:
+            each.visible = True
+        if min(frame) > 50 and frame != self.frame:
+            self.frame = frame
+            if not self._is_zoomed():  # there the frame changes with the labels that are in view
+                self.draw(None)
+
+    def _is_zoomed(self) -> bool:
+        """Tell whether less than the whole atlas is in view."""
+        x_range = self.figure.x_range
+        if x_range.reset_end is None:
+            return False
+        return bool(x_range.end - x_range.start < ZOOMED * (x_range.reset_end - x_range.reset_start))
+
+    def finer(self, view: Extent | None) -> int:
+        """Return how many pixels of the image a pixel of a cell has, of use where one has zoomed in."""
+        return 1 if view is None else max(1, min(FINER, round(self.frame[0] / max(view.x1 - view.x0, 1))))
+
+    def put(self, mosaic: atlas.Mosaic, view: Extent | None, *, matrix: bool, language: Language) -> None:
+        """Show a mosaic; matrix: layer down and head across. What was drawn finer lies where it was."""
+        self.mosaic, self.view = mosaic, view
+        figures_atlas.label_axes(self.figure, mosaic, matrix=matrix, language=language)
+        self.sources["mosaic"].data = figures_atlas.mosaic_data(mosaic)
+        if view is None:
+            across, up = figures_atlas.frame_ranges(mosaic, *self.frame)
+            x_range, y_range = self.figure.x_range, self.figure.y_range
+            (x_range.start, x_range.end), (y_range.start, y_range.end) = across, up
+            x_range.reset_start, x_range.reset_end, y_range.reset_start, y_range.reset_end = *across, *up
+
+    def show_here(self, layer: int, head: int) -> None:
+        """Frame the cell of the chosen head."""
+        if self.mosaic is not None:
+            self.sources["here"].data = figures_atlas.here_data(self.mosaic, layer, head)
 
 
 class AtlasView:
@@ -37,19 +126,11 @@ class AtlasView:
         self.shown, self.change, self.state = shown, change, state
         self.scene: Scene | None = None
         self.last: tuple[Any, ...] = ()
-        self.frame = FRAME
         self.sources = {name: ColumnDataSource() for name in ("mosaic", "cells", "here")}
         self.figure = figures_atlas.atlas_figure(self.sources, state.theme)
-        self.cells = [figures.renderer(self.figure, name) for name in self.sources]
-        for each in self.cells:  # until the browser says how large the frame is, they would lie wrong
-            each.visible = False
         self._make_choices(shown, state)
         self.figure.on_event(Tap, self._tap)
-        self.figure.on_event(RangesUpdate, self._zoom)
-        self.figure.on_event(Reset, lambda _event: self._draw())
-        self.size: dict[str, int | None] = {"inner_width": None, "inner_height": None}  # until the browser says it
-        for name in self.size:
-            self.figure.on_change(name, self._resized)
+        self.picture = Picture(self.figure, self.sources, self._draw, self._open)
         self.root = column(
             self.choices, self.figure, sizing_mode="stretch_both", styles={**PANEL, "padding": "6px 8px"}, margin=0
         )
@@ -89,50 +170,12 @@ class AtlasView:
             self.change(order=order[1:] if order.startswith("-") else f"-{order}")
 
     def _tap(self, event: Tap) -> None:
-        found = self._at(event.x, event.y)
+        found = self.picture.at(event.x, event.y)
         if found is not None:
             self.change(page="map", layer=found[0], head=found[1], selected=self.state.selected)
 
-    def _at(self, x: float | None, y: float | None) -> tuple[int, int] | None:
-        """Return layer and head of the cell at a place of the figure."""
-        if x is None or y is None:
-            return None
-        cells = self.mosaic.cells
-        hit = (cells["x0"] <= x) & (x <= cells["x1"]) & (cells["y0"] <= y) & (y <= cells["y1"])
-        at = hit.nonzero()[0]
-        return (int(cells["layer"][at[0]]), int(cells["head"][at[0]])) if len(at) else None
-
-    def _zoom(self, event: RangesUpdate) -> None:
-        """Draw what is in view finer; a cell that fills the view opens as a map."""
-        if None in (event.x0, event.x1, event.y0, event.y1):
-            return
-        view = Extent(float(event.x0), float(event.x1), float(event.y0), float(event.y1))
-        if view.x1 - view.x0 < OPENS * self.mosaic.cell_px:
-            found = self._at((view.x0 + view.x1) / 2, (view.y0 + view.y1) / 2)
-            if found is not None:
-                self._draw()
-                self.change(page="map", layer=found[0], head=found[1])
-                return
-        self._draw(view)
-
-    def _resized(self, attr: str, _old: object, new: int) -> None:
-        self.size[attr] = new
-        if None in (self.size["inner_width"], self.size["inner_height"]):
-            return
-        frame = (int(self.size["inner_width"] or 0), int(self.size["inner_height"] or 0))
-        for each in self.cells:
-            each.visible = True
-        if min(frame) > 50 and frame != self.frame:
-            self.frame = frame
-            if not self._is_zoomed():  # there the frame changes with the labels that are in view
-                self._draw()
-
-    def _is_zoomed(self) -> bool:
-        """Tell whether less than the whole atlas is in view."""
-        x_range = self.figure.x_range
-        if x_range.reset_end is None:
-            return False
-        return bool(x_range.end - x_range.start < ZOOMED * (x_range.reset_end - x_range.reset_start))
+    def _open(self, layer: int, head: int) -> None:
+        self.change(page="map", layer=layer, head=head)
 
     # ---------------------------------------------------------------- what is shown
 
@@ -148,7 +191,7 @@ class AtlasView:
         if now != self.last:
             self.last = now
             self._draw()
-        self._show_here()
+        self.picture.show_here(state.layer, state.head)
 
     def _draw(self, view: Extent | None = None) -> None:
         """Draw all cells, or those in view, finer."""
@@ -157,32 +200,22 @@ class AtlasView:
         state = replace(self.state, dims=2)
         table = atlas.atlas_table(self.shown, state)
         order = atlas.chosen_heads(table, state)
-        layout = figures_atlas.fit(table, *self.frame, order)
-        finer = 1 if view is None else max(1, min(FINER, round(self.frame[0] / max(view.x1 - view.x0, 1))))
-        self.mosaic = atlas.mosaic(
+        mosaic = atlas.mosaic(
             self.shown,
             state,
-            **layout,
+            **figures_atlas.fit(table, *self.picture.frame, order),
             hits=self.scene.hit_rows,
             fade_unbelieved=bool(self.faded.active),
             view=view,
-            finer=finer,
+            finer=self.picture.finer(view),
         )
-        figures_atlas.label_axes(self.figure, self.mosaic, matrix=order is None, language=state.language)
-        self.sources["mosaic"].data = figures_atlas.mosaic_data(self.mosaic)
+        self.picture.put(mosaic, view, matrix=order is None, language=state.language)
         if view is None:
-            self.sources["cells"].data = figures_atlas.cells_data(self.mosaic, table, state.language)
-            across, up = figures_atlas.frame_ranges(self.mosaic, *self.frame)
-            x_range, y_range = self.figure.x_range, self.figure.y_range
-            (x_range.start, x_range.end), (y_range.start, y_range.end) = across, up
-            x_range.reset_start, x_range.reset_end, y_range.reset_start, y_range.reset_end = *across, *up
-            n, total = len(self.mosaic.cells["layer"]), len(table)
+            self.sources["cells"].data = figures_atlas.cells_data(mosaic, table, state.language)
+            n, total = len(mosaic.cells["layer"]), len(table)
             text = "" if n == total else self.say("heads_shown", n=n, total=total)
             self.count.text = f'<span class="small muted">{text}</span>'
-        self._show_here()
-
-    def _show_here(self) -> None:
-        self.sources["here"].data = figures_atlas.here_data(self.mosaic, self.state.layer, self.state.head)
+        self.picture.show_here(state.layer, state.head)
 
     def paint(self, theme: str) -> None:
         """Take on the colours of a theme."""

@@ -7,7 +7,6 @@ is measured on a sample (`qkspace.behaviour`), which the card names.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from html import escape
 
@@ -19,6 +18,7 @@ from qkspace import behaviour
 from qkspace.app import words
 from qkspace.app.language import say
 from qkspace.app.lists import go
+from qkspace.app.loop import beside
 from qkspace.app.select import Scene, Shown
 from qkspace.app.state import State
 from qkspace.app.style import CARD_CSS
@@ -26,7 +26,6 @@ from qkspace.index import Index
 from qkspace.schema import QKSpaceError
 
 MEASURED = ("attended", "typical", "extreme", "near")  # cards that take more than a moment
-POOL = ThreadPoolExecutor(1, thread_name_prefix="qkspace-head")  # of all visitors
 TOP = 15  # tokens that are listed
 EXAMPLES = 4  # sequences of a kind that are listed
 NEAREST = 10
@@ -74,23 +73,14 @@ class HeadView:
         document, now = self.root.document, self.last
         if now is None:
             return
-        session = document.session_context
         layer, head = now[:2]
 
         def fill(name: str, text: str) -> None:
             if now == self.last:  # else another head has been opened meanwhile
                 self.cards[name].text = self._card(name, text)
 
-        def tell(name: str, future: Future[str]) -> None:
-            if not session.destroyed:  # else the visitor has gone
-                document.add_next_tick_callback(partial(fill, name, future.result()))
-
         for name in MEASURED:
-            measured = partial(self._measured, name, self.index, layer, head)
-            if session is None:
-                fill(name, measured())
-            else:
-                POOL.submit(measured).add_done_callback(partial(tell, name))
+            beside(document, partial(self._measured, name, self.index, layer, head), partial(fill, name))
 
     def _measured(self, name: str, index: Index, layer: int, head: int) -> str:
         """Return what a card holds; where nothing can be said, why."""
