@@ -21,7 +21,17 @@ KEYS: Keys = (  # pressed, and the sentence that says what it does
     (("?",), "help_question"),
 )
 COMPARE_KEYS: Keys = ((KEYS[0][0], "compare_help_views"), ((",", "."), "compare_help_checkpoint"), *KEYS[1:])
-COMPARE_GLOSSARY = ("js", "noise_floor", "interval", "sink", "value_js", "product_change", "logit_change", "cka", "link")
+COMPARE_GLOSSARY = (
+    "js",
+    "noise_floor",
+    "interval",
+    "sink",
+    "value_js",
+    "product_change",
+    "logit_change",
+    "cka",
+    "link",
+)
 GLOSSARY = ("token", "query", "key", "attention", "layer", "head", "map", "sink")
 SWATCHES = ("query", "key")  # of the glossary, which have a colour and a shape of their own
 BADGES = (
