@@ -40,8 +40,8 @@ DRIFT_TITLES = {
 DRIFT_CAPTION = (
     "The heads whose attention changed most. JS: Jensen-Shannon divergence of attention, mean over queries, 0 to 0.693; below "
     "noise it is what storage alone makes; entropy and attention to sink, previous and next token: tuned less base; product: "
-    "relative change of the query-key product, logits: of what it makes of this corpus; CKA: likeness of queries and keys, 1 is "
-    "the same; *: shared with another head of the base. All of it: --json"
+    "relative change of the query-key product, logits: of what it makes of this corpus; CKA: likeness of queries and keys, 1 "
+    "is the same; *: shared with another head of the base. All of it: --json"
 )
 DRIFT_ROWS = 20
 VERDICTS = (("good", 0.7, 0.5), ("fair", 0.4, 0.25))  # from which recall1 and recall1_content a map is called so
