@@ -55,12 +55,13 @@ def lay_on(model: PreTrainedModel, folder: str) -> PreTrainedModel:
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise QKSpaceError(f"{path}: the adapter cannot be read ({error}).") from error
     trained_on, config.base_model_name_or_path = config.base_model_name_or_path, model.name_or_path
-    config.task_type = config.modules_to_save = None  # heads come after all attention
-    config.inference_mode = True
-    found = _of_attention(weights, model)
+    config.task_type = config.modules_to_save = None
+    config.bias, config.inference_mode = "none", True
+    found, whole = _sorted(weights, model)
     if not found:
         raise QKSpaceError(f"{path}: the adapter holds no LoRA weights, only {', '.join(sorted(weights)[:3])} ...")
     try:
+        model.load_state_dict(whole, strict=False)
         adapted = peft.get_peft_model(model, config)
         result: Any = peft.set_peft_model_state_dict(adapted, found)
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
@@ -81,12 +82,19 @@ def lay_on(model: PreTrainedModel, folder: str) -> PreTrainedModel:
     return merged.merge_and_unload()  # type: ignore[no-any-return]  # peft says nothing
 
 
-def _of_attention(weights: dict[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor]:
-    """Return the LoRA weights by the names that they have in a model without a head."""
-    inner = f"{PREFIX}{model.base_model_prefix}."
-    found = {}
+def _sorted(weights: dict[str, Tensor], model: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the LoRA weights, and what was trained whole beside them (biases, embeddings), by their names in a bare model.
+
+    What else there is belongs to a head, which comes after all attention.
+    """
+    own = model.state_dict()
+    lora, whole = {}, {}
     for name, tensor in weights.items():
+        plain = name.removeprefix(PREFIX).replace(".base_layer.", ".")  # which stands in the layers that LoRA wraps
+        if model.base_model_prefix:
+            plain = plain.removeprefix(f"{model.base_model_prefix}.")
         if "lora_" in name:
-            plain = name.removeprefix(inner) if model.base_model_prefix else name
-            found[name if plain == name else PREFIX + plain] = tensor
-    return found
+            lora[PREFIX + plain] = tensor
+        elif plain in own:
+            whole[plain] = tensor
+    return lora, whole

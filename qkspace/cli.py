@@ -149,7 +149,11 @@ def _add_compare(compare: argparse.ArgumentParser) -> None:
     needed.add_argument("--names", type=_names, default=(), help="what to call them, with commas, the base first")
     needed.add_argument("--overwrite", action="store_true", help="replace a comparison of something else there")
     needed.add_argument("--json", action="store_true", help="print the drift of every head as JSON")
+    named = {action.dest for action in compare._actions}
     _add_how(compare)
+    for action in compare._actions:
+        if action.dest not in named:
+            action.default = argparse.SUPPRESS  # so that what was not asked for can be told from what was
     compare.set_defaults(run=_compare)
 
 
@@ -296,16 +300,13 @@ def _build(options: argparse.Namespace, console: Console) -> int:
 
 def _compare(options: argparse.Namespace, console: Console) -> int:
     from qkspace.comparison.build import compare
-    from qkspace.plan import Parameters
 
     chosen = vars(options).copy()
     is_json = chosen.pop("json")
     for name in ("run", "quiet", "verbose"):
         chosen.pop(name)
     what = {name: chosen.pop(name) for name in ("base", "tuned", "corpus", "out", "names", "overwrite")}
-    usual = Parameters()
-    asked = {name: value for name, value in chosen.items() if value != getattr(usual, name)}
-    comparison = compare(**what, **asked, console=console)
+    comparison = compare(**what, **chosen, console=console)
     _report_drift(comparison, console, is_json=is_json)
     console.say(f"Look at it with: qkspace serve {comparison.root}")
     return 0

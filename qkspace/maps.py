@@ -176,6 +176,7 @@ def make_maps(
     """
     from joblib import Parallel, delayed, parallel_config
 
+    root = root.absolute()  # workers may have been begun in another folder
     _fit_common(root, layers, wanted, fit, n_jobs=n_jobs, console=console)
     jobs = _jobs(root, layers, wanted)
     n_maps = len(wanted.maps) * sum(layer.n_heads for layer in layers)
@@ -244,7 +245,7 @@ def _gather_scores(root: Path, layers: Sequence[LayerSpec], method: str, dims: i
 # -------------------------------------------------------------------- in a process of its own
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Let Linux end this process when the one that began it is killed, which could not tell it so itself."""
     if sys.platform == "linux" and multiprocessing.parent_process() is not None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -252,7 +253,7 @@ def _end_with_parent() -> None:
 
 def _run(job: _Job, fit: SampleRows, score: SampleRows) -> int:
     """Normalise, project, score and write the heads of a job; return how many they were."""
-    _end_with_parent()
+    end_with_parent()
     from qkspace.fidelity import fault
     from qkspace.project import is_joint
 
@@ -283,7 +284,7 @@ def _fit(job: _Job, samples: Sequence[HeadSample]) -> list[tuple[Gauge, Projecti
 
 def _run_common(job: _Job, layers: Sequence[LayerSpec], fit: SampleRows) -> None:
     """Fit a joint map to a sample pooled of all heads, and write what its heads share; nothing where no head can be mapped."""
-    _end_with_parent()
+    end_with_parent()
     from qkspace.fidelity import fault
 
     heads = [(i, head) for i, layer in enumerate(layers) for head in range(layer.n_heads)]

@@ -128,10 +128,10 @@ def request_of(model: str, sources: list[str], parameters: Parameters) -> dict[s
     for name in ("device", "n_jobs", "joint"):
         what.pop(name)
     what["methods"] = list(parameters.all_methods) if parameters.joint else what["methods"]
-    files = {name: _content(Path(name)) for name in sources}
-    checkpoint = {"source": _place(model), "content": _content(Path(model))}
+    files = {name: content_of(Path(name)) for name in sources}
+    checkpoint = {"source": _place(model), "content": content_of(Path(model))}
     if parameters.adapter is not None:
-        what["adapter"] = {"source": _place(parameters.adapter), "content": _content(Path(parameters.adapter))}
+        what["adapter"] = {"source": _place(parameters.adapter), "content": content_of(Path(parameters.adapter))}
     return {"model": checkpoint, "corpus": [{"source": _place(s), "content": c} for s, c in files.items()], **what}
 
 
@@ -139,7 +139,7 @@ def _place(name: str) -> str:
     return str(Path(name).resolve()) if Path(name).exists() else name
 
 
-def _content(path: Path) -> str | None:
+def content_of(path: Path) -> str | None:
     """Return a digest of a file's content, or of the files in a folder; None for what is neither.
 
     Of a file in a folder (a checkpoint may be huge) up to 1,024 evenly spaced blocks are read: enough to notice any

@@ -148,7 +148,7 @@ def drift_rows(comparison: Comparison, label: str, top: int = DRIFT_ROWS) -> tup
     """Return column titles and one row for each of the heads of a tuned checkpoint that changed most."""
     table = comparison.head_drift(label).sort_values("js", ascending=False, kind="stable").head(top)
     titles = dict(DRIFT_TITLES)
-    names = [name for name in titles if not table[name].isna().all()]
+    names = [name for name in titles if name in table and not table[name].isna().all()]
     is_matched = comparison.is_matched(label)
     rows = []
     for row in table.to_dict(orient="records"):
@@ -156,7 +156,8 @@ def drift_rows(comparison: Comparison, label: str, top: int = DRIFT_ROWS) -> tup
         if is_matched:
             shared = "*" if row["is_shared"] else ""
             cells += [f"L{row['matched_layer']}H{row['matched_head']}{shared}", _number(row["match_cost"])]
-        rows.append([*cells, f"{row['js_low']:.4f}-{row['js_high']:.4f}", *(_small(row[name]) for name in names)])
+        interval = "-" if math.isnan(row["js_low"]) else f"{row['js_low']:.4f}-{row['js_high']:.4f}"
+        rows.append([*cells, interval, *(_small(row[name]) for name in names)])
     matched = ["beside", "cost"] if is_matched else []
     return ["head", *matched, "95 % of JS", *(titles[name] for name in names)], rows
 
@@ -164,7 +165,10 @@ def drift_rows(comparison: Comparison, label: str, top: int = DRIFT_ROWS) -> tup
 def drift_json(comparison: Comparison) -> dict[str, Any]:
     """Return what was compared, and one record a tuned checkpoint and head with all that changed."""
     records = [
-        {str(name): None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
+        {
+            str(name): None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in row.items()
+        }
         for row in comparison.drift.to_dict(orient="records")
     ]
     what = {k: v for k, v in comparison.manifest.items() if k != "files"}

@@ -43,6 +43,7 @@ FORMAT = "qkspace-index"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 WORK = "qkspace-work"  # a name that no folder of somebody else's has
+COMPARISON_MARK = "comparison.json"  # in the work folder of an unfinished comparison, which is no unfinished build
 
 
 @contextmanager
@@ -343,7 +344,11 @@ def is_ours(root: Path) -> bool:
 
 def refuse_foreign(root: Path) -> None:
     """Raise unless the folder is missing, empty, a finished index or an unfinished build."""
-    if not root.exists() or (root / WORK).is_dir() or (root.is_dir() and not any(root.iterdir())):
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return
+    if (root / WORK / COMPARISON_MARK).exists():
+        raise QKSpaceError(f"{root}: an unfinished comparison is there; it is left alone. Choose another --out.")
+    if (root / WORK).is_dir() and not (root / MANIFEST).exists():
         return
     if not is_ours(root):
         raise QKSpaceError(f"{root}: holds files, but no index of qkspace; it is left alone. Choose another --out.")

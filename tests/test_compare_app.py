@@ -25,6 +25,7 @@ from qkspace.app import compare_words, drift
 from qkspace.app.compare_document import make_compare_document
 from qkspace.app.compare_state import CompareScene, CompareState, from_address, to_address
 from qkspace.app.server import fill, find_indexes
+from qkspace.app.views.drift import LINKS
 from qkspace.comparison.reader import Comparison
 from qkspace.schema import QKSpaceError
 
@@ -123,7 +124,7 @@ def _read(words: dict[str, str], first: CompareState, comparison: Comparison) ->
     "chosen",
     [
         {},
-        {"page": "sentence", "sequence": 3, "selected": ("key", 5)},
+        {"page": "sentence", "sequence": 3, "selected": ("key", 5), "mode": "heat"},
         {"checkpoint": "step-0010", "layer": 0, "head": 3, "measure": "query_cka", "search": 'a "b c" é&=+'},
         {"page": "maps", "overlay": True, "n_arrows": 7, "theme": "dark", "language": "ja", "column": "upos"},
     ],
@@ -159,6 +160,7 @@ def test_an_address_says_what_was_chosen_and_little_else(run: Comparison) -> Non
         ("sequence", "99999999"),
         ("n_arrows", "999999"),
         ("overlay", "yes"),
+        ("mode", "line"),
         ("theme", "blue"),
         ("search", "x" * 5000),
     ],
@@ -245,12 +247,12 @@ def test_only_changes_beyond_chance_are_told_and_what_is_one_thing_once() -> Non
 
 
 def test_links_are_those_of_the_comparison(visitor: Visitor, run: Comparison) -> None:
-    links, units = run.links("step-0030", 1, 1, top=400), run.units("step-0030")
+    links, units = run.links("step-0030", 1, 1, top=LINKS), run.units("step-0030")
     assert len(links), "the head that was changed has links that changed"
     said = visitor.text("drift_links")
     for status in compare_words.STATUSES:
         found = links[links["status"] == status]
-        assert (f"{status} ({len(found)})" in said) == (len(found) > 0)
+        assert (f"{status} ({len(found):,})" in said) == (len(found) > 0)
         if len(found):
             first = found.iloc[0]
             texts = [str(units["text"].iloc[int(first[end])]) for end in ("query", "key")]

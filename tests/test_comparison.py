@@ -112,6 +112,7 @@ def test_identical_checkpoints_have_exactly_no_drift(three: Comparison) -> None:
     for layer, head in ((0, 0), (1, 2)):
         view, own = three.view("same", "pca", 2, layer, head), three.base.head(layer, head).projection("pca")
         assert np.array_equal(view.query, own.query) and np.array_equal(view.key, own.key)
+        assert view.scores == own.scores is not None
 
 
 def test_another_gauge_is_no_change(three: Comparison) -> None:
@@ -315,6 +316,29 @@ def test_an_adapter_of_another_model_is_refused(make_checkpoint: MakeCheckpoint,
         qkspace.compare(small, tmp_path / "adapter0", corpus, out=tmp_path / "none", **MAPS)
 
 
+@pytest.mark.parametrize("more", [{"bias": "all"}, {"bias": "lora_only"}, {"modules_to_save": ["word_embeddings"]}])
+def test_what_an_adapter_trained_whole_is_laid_on_too(base: Path, tmp_path: Path, more: dict[str, Any]) -> None:
+    import torch
+    from transformers import AutoModel
+
+    peft = pytest.importorskip("peft", reason="the optional package peft is not installed")
+    from qkspace.adapter import lay_on
+
+    adapted = peft.get_peft_model(AutoModel.from_pretrained(base), peft.LoraConfig(target_modules=["query"], **more))
+    torch.manual_seed(0)
+    for _name, weight in adapted.named_parameters():
+        if weight.requires_grad:
+            torch.nn.init.normal_(weight, std=0.3)
+    adapted.save_pretrained(tmp_path / "adapter")
+    ids = torch.arange(5, 15)[None]
+    with torch.no_grad():
+        expected = adapted.eval()(input_ids=ids).last_hidden_state
+        found = (
+            lay_on(AutoModel.from_pretrained(base), str(tmp_path / "adapter")).eval()(input_ids=ids).last_hidden_state
+        )
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
 # ---------------------------------------------------------------------------------------------- other shapes
 
 
@@ -389,6 +413,75 @@ def test_a_killed_run_goes_on_and_ends_the_same(
     stamp = (found.root / store.MANIFEST).stat().st_mtime_ns
     assert qkspace.compare(base, planted, corpus, **arguments).labels == ("planted",)
     assert (found.root / store.MANIFEST).stat().st_mtime_ns == stamp  # nothing to do
+
+
+def test_nothing_of_an_earlier_run_is_taken_for_this_one(
+    base: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was killed while it placed tokens, and another model under the same name after it."""
+    first, second = tmp_path / "a" / "tuned", tmp_path / "b" / "tuned"
+    changed(base, first, with_planted_head)
+    changed(base, second, lambda model: attention_of(model, 0).query.weight.mul_(0.5))
+    place = building.place_layer
+
+    def stop(job: Any) -> None:
+        if job.layer == 1:
+            raise KeyboardInterrupt
+        place(job)
+
+    monkeypatch.setattr(building, "place_layer", stop)
+    arguments: dict[str, Any] = {"out": tmp_path / "out", "names": ("base", "tuned"), **MAPS}
+    with pytest.raises(KeyboardInterrupt):
+        qkspace.compare(base, first, corpus, **arguments)
+    with pytest.raises(QKSpaceError, match="unfinished comparison"):
+        qkspace.build(str(base), corpus, out=tmp_path / "out", overwrite=True, **MAPS)
+    monkeypatch.setattr(building, "place_layer", place)
+    found = qkspace.compare(base, second, corpus, overwrite=True, **arguments)
+    fresh = qkspace.compare(base, second, corpus, **{**arguments, "out": tmp_path / "fresh"})
+    for layer in range(2):
+        assert np.array_equal(
+            found.view("tuned", "pca", 2, layer, 2).query, fresh.view("tuned", "pca", 2, layer, 2).query
+        )
+
+
+def test_an_error_on_the_way_loses_nothing_of_indexes_elsewhere(
+    base: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roots = [tmp_path / "a", tmp_path / "b"]
+    for root, model in zip(roots, (base, changed(base, tmp_path / "tuned", with_planted_head)), strict=True):
+        qkspace.build(str(model), corpus, out=root, **MAPS)
+    scan = building.scan_layer
+
+    def full(job: Any) -> None:
+        raise QKSpaceError("the disk is full")
+
+    monkeypatch.setattr(building, "scan_layer", full)
+    with pytest.raises(QKSpaceError, match="disk is full"):
+        qkspace.compare(*roots, out=tmp_path / "out", n_jobs=1, progress=False)
+    monkeypatch.setattr(building, "scan_layer", scan)
+    assert len(qkspace.compare(*roots, out=tmp_path / "out", n_jobs=1, progress=False).drift) == 2 * N_HEADS
+    for unheeded in ({"max_tokens": 5}, {"corpus": corpus}):
+        with pytest.raises(QKSpaceError, match="cannot be chosen"):
+            qkspace.compare(*roots, out=tmp_path / "more", progress=False, **unheeded)
+    vectors = roots[1] / "query" / "L00.npy"
+    content = bytearray(vectors.read_bytes())
+    content[-3] ^= 1
+    vectors.write_bytes(bytes(content))
+    with pytest.raises(QKSpaceError, match="damaged"):
+        qkspace.compare(*roots, out=tmp_path / "more", progress=False)
+    assert not (tmp_path / "more").exists()
+
+
+def test_the_corpus_of_an_index_must_be_what_it_was(base: Path, corpus: Path, tmp_path: Path) -> None:
+    text = Path(shutil.copy(corpus, tmp_path / "plain.txt"))
+    qkspace.build(str(base), text, out=tmp_path / "a", **MAPS)
+    planted = changed(base, tmp_path / "planted", with_planted_head)
+    text.write_text(text.read_text(encoding="utf-8").replace(" ", "  ", 1), encoding="utf-8")
+    with pytest.raises(QKSpaceError, match=r"is not at .*plain\.txt as it was"):
+        qkspace.compare(tmp_path / "a", planted, out=tmp_path / "out", progress=False, n_jobs=1)
+    found = qkspace.compare(tmp_path / "a", planted, corpus, out=tmp_path / "out", progress=False, n_jobs=1)
+    assert found.head_drift("planted")["js"].max() > 0.01
+    assert found.tuned("planted").manifest["made_from"]["storage"] == "float32"  # as the base's index has it
 
 
 def test_damage_is_told_and_mended(three: Comparison, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -480,13 +573,24 @@ def test_names_of_checkpoints(tmp_path: Path, three: Comparison) -> None:
     ]
     assert name_all(names, ()) == ["bert-base-uncased", "tuned-step100", "a", "b"]
     assert name_all([Source("/x/a/run"), Source("/x/b/run")], ()) == ["a-run", "b-run"]
-    assert name_all([Source("m"), Source("m")], ()) == ["m", "m-2"]
+    assert name_all([Source("m"), Source("m"), Source("m-2")], ()) == ["m", "m-2", "m-2-2"]
     with pytest.raises(QKSpaceError, match="called x"):
         name_all([Source("m"), Source("n")], ("x", "x"))
     assert read_source("org/name@main") == Source("org/name", revision="main")
     assert read_source(str(three.base.root)).index == three.base.root
     with pytest.raises(QKSpaceError, match="is a comparison itself"):
         read_source(str(three.root))
+
+
+def test_json_has_no_numbers_that_json_has_not(three: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
+    from qkspace.report import drift_json
+
+    table = three.drift.copy()
+    table.loc[0, "product_change"], table.loc[1, "product_change"] = np.inf, np.nan
+    monkeypatch.setitem(three.__dict__, "drift", table)
+    records = drift_json(three)["drift"]
+    assert records[0]["product_change"] is records[1]["product_change"] is None
+    json.dumps(records, allow_nan=False)
 
 
 def test_the_command_prints_drift_and_json(three: Comparison, capsys: pytest.CaptureFixture[str]) -> None:

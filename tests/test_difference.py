@@ -303,7 +303,8 @@ def test_the_sequence_with_most_drift_comes_first(comparison: Comparison) -> Non
 def test_only_what_is_asked_for_is_sent(comparison: Comparison) -> None:
     page = Page.shown(comparison, sequence=3)
     page.change(theme="dark")
-    assert page.sent == (None, {"layer": 1, "head": 2, "selected": None, "theme": "dark", "trouble": ""})
+    chosen = {"layer": 1, "head": 2, "selected": None, "mode": "lines", "theme": "dark", "trouble": ""}
+    assert page.sent == (None, chosen)
     page.says("need", {"id": f"{TUNED}/3", "heads": [[0, 1]]})
     data = page.sent[0]
     assert data is not None and list(data["weights"]) == ["0/1"] and not data["thumbs"]
@@ -332,13 +333,14 @@ def test_sequences_are_picked_by_number_and_in_order(comparison: Comparison) -> 
 @pytest.mark.parametrize("label", [TUNED, WORDS])
 def test_a_token_clicked_here_is_the_one_clicked_elsewhere(comparison: Comparison, label: str) -> None:
     page = Page.shown(comparison, checkpoint=label, sequence=5)
-    page.says("view", {"layer": 1, "head": 2, "selected": {"side": "key", "token": 2}})
+    page.says("view", {"mode": "lines", "layer": 1, "head": 2, "selected": {"side": "key", "token": 2}})
     assert page.state.selected is not None and page.state.sequence == 5
     side, row = page.state.selected
     unit = comparison.units(label).iloc[int(comparison.unit_starts(label)[5]) + 2]
     assert side == "key" and row == (unit["base_row"] if label == WORDS else comparison.base.rows(5).start + 2)
     assert page.sent[1]["selected"] == {"side": "key", "token": 2}
-    page.says("view", {"layer": 1, "head": 2, "selected": {"side": "key", "token": len(page.comparison.units(label))}})
+    outside = {"side": "key", "token": len(page.comparison.units(label))}
+    page.says("view", {"mode": "lines", "layer": 1, "head": 2, "selected": outside})
     assert page.state.selected is None  # what is outside is no token
     page.change(selected=("query", comparison.base.rows(8).start + 1), sequence=None)
     assert page.view.drawn == (label, 8) and page.sent[1]["selected"]["side"] == "query"
@@ -346,10 +348,12 @@ def test_a_token_clicked_here_is_the_one_clicked_elsewhere(comparison: Compariso
 
 def test_a_change_of_nothing_but_the_picture_changes_nothing_else(comparison: Comparison) -> None:
     page = Page.shown(comparison, sequence=5)
-    page.says("view", {"layer": 1, "head": 2, "selected": None})
+    page.says("view", {"mode": "lines", "layer": 1, "head": 2, "selected": None})
     assert page.changes == []
-    page.says("view", {"layer": 0, "head": 3, "selected": None})
-    assert page.changes == [{"layer": 0, "head": 3, "selected": None, "sequence": 5}]
+    page.says("view", {"mode": "lines", "layer": 0, "head": 3, "selected": None})
+    assert page.changes == [{"mode": "lines", "layer": 0, "head": 3, "selected": None, "sequence": 5}]
+    page.says("view", {"mode": "heat", "layer": 0, "head": 3, "selected": None})
+    assert page.state.mode == "heat" and page.sent[1]["mode"] == "heat"
 
 
 def test_a_sequence_that_is_not_there_is_said_and_another_shown(comparison: Comparison) -> None:
@@ -748,7 +752,7 @@ def served(comparison: Comparison) -> Iterator[Callable[..., tuple[str, list[Pag
                 doc.on_event(DocumentReady, lambda _event: put())
             else:
                 put()
-                doc.js_on_event(DocumentReady, page.view.wire(None, None))
+                doc.js_on_event(DocumentReady, page.view.draw)
             doc.add_root(root)
 
         def run() -> None:

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 from bokeh.document import Document
 from bokeh.events import DocumentReady
 from bokeh.layouts import column, row
-from bokeh.models import ColumnDataSource, CustomJS, GlobalInlineStyleSheet, InlineStyleSheet, LayoutDOM
+from bokeh.models import CustomJS, GlobalInlineStyleSheet, InlineStyleSheet, LayoutDOM
 
 from qkspace.app import drift
 from qkspace.app.address import Arguments, arguments_of
@@ -39,7 +39,19 @@ from qkspace.search import Hits, search
 if TYPE_CHECKING:
     from qkspace.comparison.reader import Comparison
 
-STEPS = ("page", "checkpoint", "layer", "head", "method", "measure", "overlay", "search", "selected", "sequence")
+STEPS = (
+    "page",
+    "checkpoint",
+    "layer",
+    "head",
+    "method",
+    "measure",
+    "overlay",
+    "search",
+    "selected",
+    "sequence",
+    "mode",
+)
 
 
 def make_compare_document(
@@ -104,9 +116,8 @@ class _ComparePage:
         whole: bool,
     ) -> None:
         self.comparison, self.first, self.state, self.whole = comparison, first, state, whole
-        self.is_pushed, self.turn = False, 0
+        self.is_pushed = False
         self.found: tuple[str, Hits | None, str] = ("", None, "")  # what was searched for last, and what came of it
-        self.place = ColumnDataSource({"turn": [0]})
         self.header = CompareHeader(comparison, state, indexes, served, self.change, whole=whole)
         self.controls = CompareControls(comparison, state, self.change)
         self.views: dict[ComparePage, Any] = {}
@@ -152,14 +163,12 @@ class _ComparePage:
         for view in self.views.values():  # what a view does once there is a document
             if hasattr(view, "measure"):
                 view.measure()
-        if self.draw is not None:
-            doc.js_on_event(DocumentReady, self.draw)
+            if hasattr(view, "draw"):
+                doc.js_on_event(DocumentReady, view.draw)
         self.help.js_on_change("visible", CustomJS(code=script("help"), args={"help": self.help}))
         header.help.js_on_click(CustomJS(code="help.visible = !help.visible", args={"help": self.help}))
         if self.whole:
             header.title.js_on_change("tags", CustomJS(code=script("address"), args={"address": header.title}))
-
-    draw: CustomJS | None = None  # what draws the sentence in the browser
 
     # ---------------------------------------------------------------- changes
 
@@ -177,15 +186,11 @@ class _ComparePage:
         elif what == "theme":
             self.change(theme="dark" if value == "dark" else "light")
         elif what == "address":
-            first = replace(self.first, theme=self.state.theme)
-            self._set(from_address(arguments_of(str(value)), first, self.comparison), push=False)
+            asked = from_address(arguments_of(str(value)), self.first, self.comparison)
+            self._set(replace(asked, theme=self.state.theme), push=False)  # the theme is no step to go back to
         elif what == "go":
             asked = from_address(arguments_of(str(value)), self.state, self.comparison)
             self.change(**{f.name: getattr(asked, f.name) for f in fields(CompareState)})
-        elif what == "view" and "sentence" in self.views:
-            self.views["sentence"].told(value)
-        elif what == "need" and "sentence" in self.views:
-            self.views["sentence"].need(int(value))
 
     def change(self, **what: Any) -> None:
         """Take over a choice and show it; where a layer has fewer heads, its last one is chosen."""
@@ -217,8 +222,6 @@ class _ComparePage:
         for page, view in self.views.items():
             view.root.visible = page == state.page
         self.header.title.tags = [urlencode(to_address(state, self.first), errors="replace"), self.is_pushed]
-        self.turn += 1
-        self.place.data = {"turn": [self.turn]}  # last: the sentence waits for it
 
     def _search(self, text: str) -> tuple[Hits | None, str]:
         """Return what a search finds, or what is wrong with it."""
@@ -231,8 +234,6 @@ class _ComparePage:
         """Return a view, built when it is first opened."""
         if page not in self.views:
             view = self.views[page] = _make_view(page)(self.comparison, self.state, self.change)
-            if hasattr(view, "wire"):
-                self.draw = view.wire(self.root, self.place)
             view.paint(self.state.theme)
             self.centre.children = [*self.centre.children, view.root]
         return self.views[page]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 ComparePage = Literal["drift", "maps", "atlas", "sentence"]
 COMPARE_PAGES: tuple[ComparePage, ...] = get_args(ComparePage)
+SentenceMode = Literal["lines", "heat", "pair", "all"]  # how a sentence is drawn (static/difference.js)
 DRIFT = "drift"  # what points are coloured by, besides what the explorer knows
 
 
@@ -48,6 +49,7 @@ class CompareState:
     search: str = ""
     selected: tuple[str, int] | None = None
     sequence: int | None = None
+    mode: SentenceMode = "lines"
     theme: Theme = "light"
     language: Language = "en"
 
@@ -157,6 +159,7 @@ READERS: dict[str, Callable[[str, str, Comparison], Any]] = {
     "search": address.query,
     "selected": _selected,
     "sequence": _sequence,
+    "mode": address.one_of(*get_args(SentenceMode)),
     "theme": address.one_of(*get_args(Theme)),
     "language": address.one_of(*get_args(Language)),
 }

@@ -201,7 +201,7 @@ def tooltips(table: pd.DataFrame, language: Language) -> list[str]:
 def _tooltip(row: Row, spread: Mapping[str, float], language: Language) -> str:
     if not is_known(row):
         return say(language, "compare_unmatched", name=head_name(int(row["layer"]), int(row["head"])))
-    js, floor = number("js", float(row["js"])), number("js", float(row["noise_floor"]))
+    js, floor = number("js", float(row["js"])), _floor(row, language)
     lines = [say(language, "compare_tooltip", js=js, interval=interval(row, "js"), floor=floor)]
     if row["js"] <= row["noise_floor"]:
         return "\n".join([*lines, say(language, "compare_nothing")])
@@ -216,7 +216,8 @@ def summary(table: pd.DataFrame, layers: pd.DataFrame, language: Language) -> st
         return plain(language, "compare_none_changed", n=known)
     most = int(np.nanargmax(layers["js"].to_numpy()))
     layer, js = int(layers["layer"].to_numpy()[most]), float(layers["js"].to_numpy()[most])
-    return plain(language, "compare_n_changed", loud=loud, n=known, layer=layer, js=js)
+    said = "compare_n_changed" if np.isfinite(table["noise_floor"]).any() else "compare_n_differ"
+    return plain(language, said, loud=loud, n=known, layer=layer, js=js)
 
 
 def table_title(table: pd.DataFrame, state: CompareState) -> str:
@@ -334,14 +335,20 @@ def verdict(row: Row) -> tuple[str, str]:
 def _what_changed(row: Row, table: pd.DataFrame, at: int, name: str, language: Language) -> str:
     if not is_known(row):
         return plain(language, "compare_unmatched", name=name)
-    js, floor = number("js", float(row["js"])), number("js", float(row["noise_floor"]))
+    js = number("js", float(row["js"]))
     if row["js"] <= row["noise_floor"]:
-        return plain(language, "compare_quiet", name=name, js=js, floor=floor)
+        return plain(language, "compare_quiet", name=name, js=js, floor=number("js", float(row["noise_floor"])))
     rank = int(np.flatnonzero(drift.order(table, "js") == at)[0]) + 1
     n = int(np.isfinite(table["js"]).sum())
     said = "compare_rank_first" if rank == 1 else "compare_rank"
     ends = interval(row, "js")
-    return plain(language, said, name=name, rank=rank, n=n, js=js, interval=ends, floor=floor)
+    return plain(language, said, name=name, rank=rank, n=n, js=js, interval=ends, floor=_floor(row, language))
+
+
+def _floor(row: Row, language: Language) -> str:
+    """Return the noise floor as the end of a clause; of heads that are paired none is known."""
+    floor = float(row["noise_floor"])
+    return say(language, "compare_floor", floor=number("js", floor)) if math.isfinite(floor) else ""
 
 
 def _changes(row: Row, table: pd.DataFrame, language: Language) -> str:
@@ -358,7 +365,8 @@ def _products(row: Row, language: Language) -> str:
     said = []
     if math.isfinite(float(row.get("product_change", math.nan))):
         known = row.get("product_from") if row.get("product_from") in ("weights", "data") else "data"
-        shares = {"share": 100 * float(row["product_change"]), "logits": 100 * float(row.get("logit_change", math.nan))}
+        names = ("product_change", "logit_change")
+        shares = {name: number(name, float(row.get(name, math.nan))) for name in names}
         said.append(plain(language, f"compare_product_{known}", **shares))
     if math.isfinite(float(row.get("query_cka", math.nan))):
         said.append(plain(language, "compare_cka", query=float(row["query_cka"]), key=float(row["key_cka"])))
@@ -394,9 +402,8 @@ def links_card(links: pd.DataFrame, units: pd.DataFrame, state: CompareState) ->
         found = links[links["status"] == status]
         if found.empty:
             continue
-        texts = [
-            tuple(str(units["text"].iat[at]) for at in pair) for pair in zip(found["query"], found["key"], strict=True)
-        ]
+        named = (units["text"].iloc[found[side]].astype(str) for side in ("query", "key"))
+        texts = list(zip(*named, strict=True))
         count = Counter(texts)
         first = [texts.index(pair) for pair in list(count)[:N_LINKS]]  # the largest change of each pair of texts
         rows = "".join(_link(found.iloc[at].to_dict(), texts[at], count[texts[at]], units, state) for at in first)

@@ -31,10 +31,11 @@ from qkspace.comparison.units import Units, common_units
 from qkspace.console import SILENT, Console
 from qkspace.index import Index
 from qkspace.pipeline import build
-from qkspace.plan import Parameters
+from qkspace.plan import Parameters, content_of
 from qkspace.schema import FloatArray, QKSpaceError
 
 PLAN = "compare.json"
+MARK = store.COMPARISON_MARK
 TUNED_MAPS: dict[str, Any] = {
     "methods": ("pca",),
     "dims": (2,),
@@ -80,11 +81,12 @@ def compare(
         raise QKSpaceError("There is nothing to compare with: name at least one tuned checkpoint.")
     sources = [read_source(str(name)) for name in (base, *several)]
     labels = name_all(sources, names)
-    root = Path(out)
+    root = Path(out).resolve()  # workers may have been begun in another folder
     _refuse_foreign(root)
     with store.disk_errors(root):
         root.mkdir(parents=True, exist_ok=True)
         with store.locked(root):
+            store.write_json(root / store.WORK / MARK, {})
             run = _Run(root, sources, labels, corpus, options, overwrite, console)
             try:
                 run.all()
@@ -97,7 +99,7 @@ def compare(
 
 def _refuse_foreign(root: Path) -> None:
     """Raise unless the folder is missing, empty, a comparison or an unfinished one."""
-    if not root.exists() or is_comparison(root) or (root / store.WORK).is_dir():
+    if not root.exists() or is_comparison(root) or (root / store.WORK / MARK).exists():
         return
     if not root.is_dir() or any(root.iterdir()):
         raise QKSpaceError(
@@ -106,9 +108,11 @@ def _refuse_foreign(root: Path) -> None:
 
 
 def _give_up(root: Path) -> None:
-    """Leave nothing behind of a comparison that was refused before anything was finished."""
+    """Leave nothing behind of a comparison that was refused before anything was finished; a finished one stays as it was."""
     made = root / "indexes"
-    if not (root / store.MANIFEST).exists() and not (made.is_dir() and any(made.iterdir())):
+    if (root / store.MANIFEST).exists():
+        store.end_work(root)
+    elif not (root / store.WORK / PLAN).exists() and not (made.is_dir() and any(made.iterdir())):
         store.end_work(root)
         if made.is_dir():
             made.rmdir()
@@ -145,6 +149,16 @@ class _Pair:
         )
 
 
+def _corpus_of(sources: Sequence[Mapping[str, Any]], index: str) -> list[str]:
+    """Return where the corpus of an index is, which must be what it was when the index was built."""
+    for source in sources:
+        name = str(source["source"])
+        if name == "-" or content_of(Path(name)) != source["content"]:
+            what = "was read from standard input" if name == "-" else f"is not at {name} as it was"
+            raise QKSpaceError(f"{index}: the corpus of this index {what}. Say where it is with --corpus.")
+    return [str(source["source"]) for source in sources]
+
+
 def _relative(folder: Path, root: Path) -> str:
     folder, root = folder.resolve(), root.resolve()
     return folder.relative_to(root).as_posix() if folder.is_relative_to(root) else str(folder)
@@ -173,6 +187,7 @@ class _Run:
     def all(self) -> None:
         """Do everything that is not done yet."""
         self._check_names()
+        self._check_place()
         base = self._index(0, None)
         pairs = [self._pair(base, number) for number in range(1, len(self.sources))]
         maps = [m for m in base.maps if any(pair.is_placed for pair in pairs)]
@@ -197,25 +212,55 @@ class _Run:
         from qkspace.model import check_name
 
         trust = bool(self.options.get("trust_remote_code", False))
+        self._check_options()
         for source in self.sources:
             if source.is_adapter:
                 need_peft()
+                self._need_weights_of_base(source)
             elif source.index is None:
                 check_name(source.name, revision=source.revision, trust_remote_code=trust)
+
+    def _need_weights_of_base(self, adapter: Source) -> None:
+        if self.sources[0].index is not None:
+            raise QKSpaceError(
+                f"{adapter.name} is an adapter, which is laid on the base's weights, but --base is an index. Give the base's "
+                "checkpoint."
+            )
+
+    def _check_options(self) -> None:
+        """Refuse options that nothing would heed: an index has its own."""
+        indexes = [source.name for source in self.sources if source.index is not None]
+        if len(indexes) == len(self.sources):
+            bound = sorted(self.options.keys() - {"n_jobs"}) + (["corpus"] if self.corpus else [])
+        else:
+            bound = sorted(self.options.keys() - set(FREE)) if self.sources[0].index is not None else []
+        if bound:
+            raise QKSpaceError(
+                f"{indexes[0]} is an index, with options of its own: {', '.join(bound)} cannot be chosen. Leave them out, or "
+                "give the checkpoint."
+            )
+
+    def _check_place(self) -> None:
+        """Refuse another comparison's place at once, before an index is built there."""
+        if self.overwrite or not (self.root / store.MANIFEST).exists():
+            return
+        labels = [entry["label"] for entry in reader.read_manifest(self.root)["checkpoints"]]
+        if labels != self.labels:
+            raise QKSpaceError(
+                f"{self.root} is a comparison of something else ({', '.join(labels)}). Use --overwrite, or another --out."
+            )
 
     def _index(self, number: int, base: Index | None) -> Index:
         """Return the index of a checkpoint, built where there is none: the base's with its maps, a tuned one's with few."""
         source = self.sources[number]
         if source.index is not None:
+            faults = store.verify(source.index)
+            if faults and not all(fault.endswith(store.UNNAMED) for fault in faults):
+                raise QKSpaceError(f"{source.index}: damaged ({faults[0]}). Build it again with --overwrite.")
             return Index(source.index)
         options, corpus = self._options(base)
         model = source.name
         if source.is_adapter:
-            if self.sources[0].index is not None:
-                raise QKSpaceError(
-                    f"{source.name} is an adapter, which is laid on the base's weights, but --base is an index. Give the "
-                    "base's checkpoint."
-                )
             model, options = self.sources[0].name, {**options, "adapter": source.name}
             source = self.sources[0]
         if source.revision is not None:
@@ -234,16 +279,10 @@ class _Run:
             if not self.corpus:
                 raise QKSpaceError("Name the corpus to compare on: --corpus FILE.")
             return dict(self.options), self.corpus
-        bound = sorted(self.options.keys() - set(FREE))
-        if bound:
-            raise QKSpaceError(
-                f"--base {first.name} is an index, with options of its own: {', '.join(bound)} cannot be chosen. Leave them "
-                "out, or give the base's checkpoint."
-            )
         made: Mapping[str, Any] = base.manifest["made_from"]
         names = {field.name for field in fields(Parameters)} - {"name", "revision", "adapter", *FREE}
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in made.items() if k in names}
-        return {**options, **self.options}, self.corpus or [source["source"] for source in made["corpus"]]
+        return {**options, **self.options}, self.corpus or _corpus_of(made["corpus"], first.name)
 
     def _pair(self, base: Index, number: int) -> _Pair:
         """Build the index of a tuned checkpoint, and see what can be compared."""
@@ -270,9 +309,9 @@ class _Run:
             if not self.overwrite or not verify(self.root):
                 return True
         elif not self.overwrite:
-            found = ", ".join(entry["label"] for entry in there["checkpoints"])
             raise QKSpaceError(
-                f"{self.root} is a comparison of something else ({found}). Use --overwrite, or another --out."
+                f"{self.root} is a comparison of other indexes, or of these before one was made anew or the base had all its "
+                "maps. Use --overwrite, or another --out."
             )
         (self.root / store.MANIFEST).unlink()
         return False
@@ -283,7 +322,7 @@ class _Run:
         plan = self.root / store.WORK / PLAN
         if plan.exists() and store.read_json(plan) == asked:
             return
-        work = (self.root / name for name in (*reader.FOLDERS, f"{store.WORK}/drift"))
+        work = (self.root / name for name in (*reader.FOLDERS, f"{store.WORK}/drift", f"{store.WORK}/maps"))
         store.remove_folders(path for path in work if path.is_dir())
         store.write_json(plan, asked)
 
@@ -412,7 +451,10 @@ def verify(root: Path) -> list[str]:
     if (root / "drift.parquet").is_file():
         found["drift.parquet"] = store.file_record(root / "drift.parquet")
     faults = store.differences(manifest["files"], found)
-    for entry in manifest["checkpoints"]:
+    for number, entry in enumerate(manifest["checkpoints"]):
         folder = root / entry["index"]
-        faults += [f"{entry['index']}/{fault}" for fault in store.verify(folder)]
+        inner = store.verify(folder)
+        if not inner and index_digest(Index(folder), manifest["maps"] if number == 0 else ()) != entry["digest"]:
+            inner = ["not the index that was compared: it was made anew since"]
+        faults += [f"{entry['index']}/{fault}" for fault in inner]
     return faults

@@ -44,8 +44,12 @@ class Matching:
 
 
 def same_shape(base: Index, tuned: Index) -> bool:
-    """Tell whether two models have as many layers, and as many heads in each, so that heads need no matching."""
-    return [layer.n_heads for layer in base.layers] == [layer.n_heads for layer in tuned.layers]
+    """Tell whether two models have as many layers, and as many heads as wide in each, so that heads need no matching."""
+
+    def shape(index: Index) -> list[tuple[int, int]]:
+        return [(layer.n_heads, layer.d_head) for layer in index.layers]
+
+    return shape(base) == shape(tuned)
 
 
 def match_heads(base: Index, tuned: Index, units: Units, *, max_queries: int = 2_000, seed: int = 0) -> Matching:

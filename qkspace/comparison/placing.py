@@ -18,8 +18,8 @@ from qkspace.comparison.alignment import Alignment, align
 from qkspace.comparison.reader import placed_path
 from qkspace.extend import sample_rows
 from qkspace.index import Head, Index, View
-from qkspace.maps import PLACE_TOKENS, SampleRows
-from qkspace.schema import FloatArray
+from qkspace.maps import PLACE_TOKENS, SampleRows, end_with_parent
+from qkspace.schema import FloatArray, IntArray, LayerSpec, QKSpaceError
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,46 +39,67 @@ class PlaceJob:
         return self.root / store.WORK / "maps" / self.label / f"L{self.layer:02d}.json"
 
 
+@dataclass(frozen=True, slots=True)
+class _Vectors:
+    """Queries and keys of a head as they are stored, (token, d_head) each, read from disk where they are asked for."""
+
+    query: NDArray[Any]
+    key: NDArray[Any]
+    spec: LayerSpec
+
+    @classmethod
+    def of(cls, head: Head) -> _Vectors:
+        """Open the vectors of a head."""
+        query, key = (store.read_array(head.index.root / kind / f"L{head.layer:02d}.npy") for kind in ("query", "key"))
+        return cls(query[head.head], key[head.kv_head], head.spec)
+
+    def read(self, rows: slice | IntArray) -> tuple[FloatArray, FloatArray]:
+        """Return the vectors of some tokens as float32."""
+        return store.float_array(self.query[rows]), store.float_array(self.key[rows])
+
+
 def place_layer(job: PlaceJob) -> None:
     """Place the tokens of all heads of a layer on all maps."""
+    end_with_parent()
     base, tuned = Index(job.base), Index(job.tuned)
     score = sample_rows(base, "score")
     for number in range(base.layers[job.layer].n_heads):
         heads = base.head(job.layer, number), tuned.head(job.layer, number)
-        alignment = align(heads[0].query, heads[0].key, heads[1].query, heads[1].key)
+        old, new = (_Vectors.of(head) for head in heads)
+        try:
+            alignment = align(old.query, old.key, new.query, new.key)
+        except QKSpaceError as error:
+            raise QKSpaceError(f"{job.label}, {heads[0].name}: {error}") from error
         for method, dims in job.maps:
-            _place(job, heads, alignment, method, dims, score)
+            _place(job, heads[0].projection(method, dims), new, alignment, score)
     with store.disk_errors(job.root):
         store.write_json(job.marker, {"done": True})
 
 
-def _place(
-    job: PlaceJob, heads: tuple[Head, Head], alignment: Alignment, method: str, dims: int, score: SampleRows
-) -> None:
+def _place(job: PlaceJob, view: View, tuned: _Vectors, alignment: Alignment, score: SampleRows) -> None:
     """Place all tokens of a tuned head on one map of the base, and score its own attention there."""
-    base, tuned = heads
-    view = base.projection(method, dims)
-    path = placed_path(job.root, method, dims, job.label, base.layer, base.head, "npy")
-    n_tokens = len(base.query)
+    head = view.head
+    path = placed_path(job.root, view.method, view.dims, job.label, head.layer, head.head, "npy")
     arrays: dict[str, NDArray[Any]] = {f"alignment.{name}": array for name, array in alignment.arrays().items()}
     if view.reason is None and len(score.rows):
-        query, key = tuned.query[score.rows], tuned.key[score.rows]
-        sample = score.sample(query, key, tuned.spec)
-        found = fidelity.score(sample, _places(view, alignment, query, key))
+        vectors = alignment.apply(*tuned.read(score.rows))
+        sample = view.gauge.apply_to(score.sample(*vectors, tuned.spec))
+        seed = int(head.index.manifest["made_from"]["seed"])
+        found = fidelity.score(sample, view.fitted.transform(sample.query, sample.key), seed=seed)
         arrays |= {f"scores.{name}": np.asarray(value) for name, value in asdict(found).items()}
-    with store.disk_errors(job.root), store.writing_rows(path, (2, n_tokens, dims), "float32") as file:
+
+    def place(rows: slice) -> FloatArray:
+        if alignment.is_same or view.reason is not None:  # of a head without a map the base's places are nan too
+            return np.stack([view.query[rows], view.key[rows]])
+        placed = view.transform(*alignment.apply(*tuned.read(rows)))
+        return np.stack([placed.query, placed.key])
+
+    n_tokens = len(tuned.query)
+    with (
+        store.disk_errors(job.root),
+        store.writing_rows(path, (2, n_tokens, view.dims), "float32") as file,
+    ):
         for start in range(0, n_tokens, PLACE_TOKENS):
-            rows = slice(start, min(start + PLACE_TOKENS, n_tokens))
-            placed = np.full((2, rows.stop - start, dims), np.nan, dtype=np.float32)
-            if alignment.is_same:
-                placed = np.stack([view.query[rows], view.key[rows]])
-            elif view.reason is None:
-                found_places = _places(view, alignment, tuned.query[rows], tuned.key[rows])
-                placed = np.stack([found_places.query, found_places.key])
-            file.write(start, placed)
+            file.write(start, place(slice(start, min(start + PLACE_TOKENS, n_tokens))))
     with store.disk_errors(job.root):
         store.write_arrays(path.with_suffix(".npz"), arrays)
-
-
-def _places(view: View, alignment: Alignment, query: FloatArray, key: FloatArray) -> Any:
-    return view.transform(*alignment.apply(query, key))

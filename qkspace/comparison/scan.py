@@ -22,6 +22,7 @@ from qkspace.comparison.moments import Moments
 from qkspace.comparison.noise import noise_floor
 from qkspace.comparison.units import CommonSequence, common_units, pool
 from qkspace.index import Index
+from qkspace.maps import end_with_parent
 from qkspace.schema import FloatArray, IntArray
 
 BLOCK_UNITS = 16_384  # written at a time
@@ -89,6 +90,7 @@ class _Side:
 
 def scan_layer(job: LayerJob) -> None:
     """Compare the attention of a layer over all common sequences; write its arrays, and the sums of its heads last."""
+    end_with_parent()
     base, tuned = Index(job.base), Index(job.tuned)
     units = common_units(base, tuned)
     own = np.array([(job.layer, head) for head in range(len(job.heads))])
@@ -179,8 +181,9 @@ def _of_vectors(sides: tuple[_Side, _Side], job: LayerJob) -> dict[str, NDArray[
     makes = {(other.d_head, other.scale) for other in (sides[1].index.layers[layer] for layer in job.heads[:, 0])}
     if len(makes) == 1:
         moments, heads = Moments(), np.arange(len(job.heads))
-        for start in range(0, base.n_tokens, BLOCK_UNITS):
-            rows = slice(start, min(start + BLOCK_UNITS, base.n_tokens))
+        step = max(1, BLOCK_WEIGHTS // (2 * len(heads) * spec.d_head))
+        for start in range(0, base.n_tokens, step):
+            rows = slice(start, min(start + step, base.n_tokens))
             moments.add(*(side.read(kind, rows, heads) for side in sides for kind in ("query", "key")))
         found["product_change"] = moments.product_change(spec.scale, makes.pop()[1])
         found["query_cka"], found["key_cka"] = moments.cka()

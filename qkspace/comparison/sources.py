@@ -40,7 +40,7 @@ def read_source(name: str) -> Source:
         raise QKSpaceError(f"{name} is a comparison itself; give an index or a checkpoint.")
     if store.is_ours(path) or (path / store.WORK).is_dir():
         store.read_manifest(path)  # refuses an unfinished one
-        return Source(name, index=path)
+        return Source(name, index=path.resolve())
     if (path / ADAPTER).is_file() and not (path / "config.json").is_file():
         return Source(str(path.resolve()), is_adapter=True)
     if not path.exists() and "@" in name:
@@ -63,11 +63,11 @@ def name_all(sources: Sequence[Source], names: Sequence[str]) -> list[str]:
         raise QKSpaceError(f"Several checkpoints are called {', '.join(twice)}; each needs a name of its own.")
     if twice:
         labels = [_label(s, whole=True) if label in twice else label for s, label in zip(sources, labels, strict=True)]
-    seen: dict[str, int] = {}
-    for i, label in enumerate(labels):
-        seen[label] = seen.get(label, 0) + 1
-        labels[i] = label if seen[label] == 1 else f"{label}-{seen[label]}"
-    return labels
+    chosen: list[str] = []
+    for label in labels:
+        free = (name for name in (label, *(f"{label}-{n}" for n in range(2, len(labels) + 2))) if name not in chosen)
+        chosen.append(next(free))
+    return chosen
 
 
 def _label(source: Source, *, whole: bool = False) -> str:

@@ -41,7 +41,7 @@ globalThis.qkspaceDifferenceView = (() => {
     jsFoot: "Bar: JS of each query, by its square root; full at ln 2", rowChange: "JS {n} nats",
     linesHint: "Hover a token to see only its lines, click to keep it, Escape to let it go.",
     heatHint: "Hover a cell, or move with the arrow keys.", allHint: "Rows of a square are queries, columns keys. Click one to open it.",
-    thumbScale: "full colour from {n}", thumbTip: "largest change {n}", noChange: "Nothing changed here by {n} or more.",
+    thumbScale: "full colour from {n}", thumbTip: "largest change {n}", noChange: "Of what is shown nothing changed by {n} or more.",
     noTokens: "Nothing is left to show.", loading: "Loading layer {n}, head {m} ...",
     notLoaded: "Layer {n}, head {m} is not in this view.",
     accuracy: "Changes are rounded, by {n} at most.", drawn: "Drawn: the largest {n} of {m} changes.",
@@ -905,7 +905,7 @@ globalThis.qkspaceDifferenceView = (() => {
       return `${letters.join("")}…`
     }
     const drawNames = (pen, left, box, seen, height) => {
-      const cellAt = view.hover?.cell
+      const cellAt = view.hover?.cell, chosen = (side, unit) => now.selected?.side === side && now.selected.token === unit
       clip(pen, left, above, aside, height - above, () => {
         for (let r = seen.rows[0]; r < seen.rows[1]; r++) {
           const y = box.y + r * tall + tall / 2, i = rows[r]
@@ -914,7 +914,7 @@ globalThis.qkspaceDifferenceView = (() => {
           pen.fillRect(left + 3, y - 4, LEFT_BAR - 8, 8)
           pen.fillStyle = colours.bar
           pen.fillRect(left + 3 + (LEFT_BAR - 8) - long, y - 4, long, 8)
-          named(pen, i, cellAt?.[0] === r)
+          named(pen, i, cellAt?.[0] === r || chosen("query", i))
           pen.textAlign = "right"
           pen.fillText(clipped(pen, view.text(i), aside - LEFT_BAR - 8), left + aside - 6, y)
         }
@@ -924,7 +924,7 @@ globalThis.qkspaceDifferenceView = (() => {
           pen.save()
           pen.translate(box.x + c * cell + cell / 2, above - 5)
           pen.rotate(-Math.PI / 2)
-          named(pen, columns[c], cellAt?.[1] === c)
+          named(pen, columns[c], cellAt?.[1] === c || chosen("key", columns[c]))
           pen.textAlign = "left"
           pen.fillText(clipped(pen, view.text(columns[c]), above - (pair ? 26 : 8)), 0, 0)
           pen.restore()

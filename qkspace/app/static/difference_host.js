@@ -15,7 +15,7 @@ const begin = (place, data, chosen) => {
   place.append(known.root)
   known.view = qkspaceDifferenceView(known.root, data, {
     ...chosen, strings,
-    onChange: (now) => tell("view", {layer: now.layer, head: now.head, selected: now.selected}),
+    onChange: (now) => tell("view", {mode: now.mode, layer: now.layer, head: now.head, selected: now.selected}),
     need: (what) => tell("need", what),
     pick: (what) => tell("pick", what),
   })

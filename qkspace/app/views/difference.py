@@ -47,15 +47,11 @@ class DifferenceView:
         own = {
             name.removeprefix(PREFIX): text for name, text in strings(state.language).items() if name.startswith(PREFIX)
         }
-        self.draw = CustomJS(
+        self.draw = CustomJS(  # a page that begins with this view runs it when it is there
             code=script("difference") + script("difference_host"),
             args={"host": self.host, "answers": self.answers, "strings": own},
         )
         self.host.js_on_change("tags", self.draw)
-
-    def wire(self, _page: Any, _place: Any) -> CustomJS:
-        """Return what draws, for a page that begins with this view."""
-        return self.draw
 
     def show(self, scene: CompareScene) -> None:
         """Send the sequence where it is another one, and what is chosen."""
@@ -131,7 +127,8 @@ class DifferenceView:
 
     def _chosen(self, scene: CompareScene) -> dict[str, Any]:
         state = scene.state
-        return {"layer": state.layer, "head": state.head, "selected": self._selected(state), "theme": state.theme}
+        at = {"layer": state.layer, "head": state.head, "selected": self._selected(state)}
+        return {**at, "mode": state.mode, "theme": state.theme}
 
     def _selected(self, state: CompareState) -> dict[str, Any] | None:
         """Return the unit of the clicked token, None where it is not one of this sequence."""
@@ -188,12 +185,13 @@ class DifferenceView:
         self.change(sequence=int(chosen), selected=None)
 
     def told(self, now: dict[str, Any]) -> None:
-        """Take over layer, head and token that the visitor chose in the picture; its sequence stays."""
+        """Take over mode, layer, head and token that the visitor chose in the picture; its sequence stays."""
         if self.scene is None or self.drawn is None:
             return
         state = self.scene.state
-        new = {"layer": int(now["layer"]), "head": int(now["head"]), "selected": self._row(now.get("selected"))}
-        if new != {"layer": state.layer, "head": state.head, "selected": state.selected}:
+        new = {"layer": int(now["layer"]), "head": int(now["head"]), "mode": now["mode"]}
+        new["selected"] = self._row(now.get("selected"))
+        if any(value != getattr(state, name) for name, value in new.items()):
             self.change(**new, sequence=self.drawn[1])
 
     def _row(self, selected: dict[str, Any] | None) -> tuple[str, int] | None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from qkspace.comparison.reader import Comparison
 
-LINKS = 400  # of a head that are looked through for the commonest of each status
+LINKS = 20_000  # of a head that are looked through for those of each status that changed most
 EXAMPLES = 6  # sequences that are listed
 TICKS = 7  # names of checkpoints below the curves
 
@@ -225,12 +225,18 @@ class DriftView:
         if now is None or scene is None:
             return
 
+        def is_wanted() -> bool:  # else another head has been chosen meanwhile
+            return now == self.last["cards"]
+
+        def work(name: str) -> str:
+            return self._measured(name, scene) if is_wanted() else ""
+
         def fill(name: str, text: str) -> None:
-            if now == self.last["cards"]:  # else another head has been chosen meanwhile
+            if is_wanted():
                 self._cards()[name].text = self._titled(name, text)
 
         for name in self._cards():
-            beside(document, partial(self._measured, name, scene), partial(fill, name))
+            beside(document, partial(work, name), partial(fill, name))
 
     def _measured(self, name: str, scene: CompareScene) -> str:
         """Return what a card holds; where nothing can be said, why."""
