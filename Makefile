@@ -1,4 +1,4 @@
-# make demo: an index of the shipped corpus with the packaged model, in the browser. make test: the tests. Both install
+# make demo: an index of the shipped corpus with the packaged model, in the browser. make test: the tests, those that drive a browser one at a time. Both install
 # what they need into .venv first. make demo-compare: the packaged model before and after fine-tuning, in the browser.
 PYTHON ?= python3
 VENV := .venv
@@ -39,7 +39,8 @@ demo-compare: port
 	@$(BIN)/qkspace serve out/demo-compare --port $(PORT)
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not browser"
+	@$(BIN)/python -m pytest -m browser
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .
