@@ -1,5 +1,6 @@
-# make demo: an index of the shipped corpus with the packaged model, in the browser. make test: the tests, those that drive a browser one at a time. Both install
-# what they need into .venv first. make demo-compare: the packaged model before and after fine-tuning, in the browser.
+# make demo: an index of the shipped corpus with the packaged model, in the browser. make test: the tests, those that drive a
+# browser one at a time. make demo-compare: the packaged model before and after fine-tuning, in the browser. All of them
+# install what they need into .venv first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

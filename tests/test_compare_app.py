@@ -26,6 +26,7 @@ from qkspace.app.compare_document import make_compare_document
 from qkspace.app.compare_state import CompareScene, CompareState, from_address, to_address
 from qkspace.app.server import fill, find_indexes
 from qkspace.app.views.drift import LINKS
+from qkspace.app.words import verdict_of
 from qkspace.comparison.reader import Comparison
 from qkspace.schema import QKSpaceError
 
@@ -243,7 +244,69 @@ def test_only_changes_beyond_chance_are_told_and_what_is_one_thing_once() -> Non
     for name, (change, low, high) in values.items():
         row |= {f"{name}_base": 0.5, f"{name}_tuned": 0.5 + change, f"{name}_change": change}
         row |= {f"{name}_change_low": low, f"{name}_change_high": high}
-    assert drift.remarkable(row, dict.fromkeys(values, 1.0), 5) == ["attention_to_special"]
+    usual = dict.fromkeys(values, 1.0)
+    assert drift.remarkable(row, usual, 5) == ["attention_to_special"]
+    shift = {"attention_to_first": 0.195, "attention_to_self": 0.195}
+    for name, change in shift.items():
+        row |= {f"{name}_base": 0.3, f"{name}_tuned": 0.3 + change, f"{name}_change": change}
+        row |= {f"{name}_change_low": 0.1, f"{name}_change_high": 0.3}
+    said = drift.remarkable(row, {**usual, **dict.fromkeys(shift, 1.0)}, 5)
+    assert said == ["attention_to_special", "attention_to_self"], "within a point, on nearly the same tokens"
+    row |= {"attention_to_first_tuned": 0.47, "attention_to_first_change": 0.17}
+    again = drift.remarkable(row, {**usual, **dict.fromkeys(shift, 1.0)}, 5)
+    assert "attention_to_first" not in again, "or within a fifth of the larger change"
+    row |= {"attention_to_first_tuned": 0.45, "attention_to_first_change": 0.15}
+    assert "attention_to_first" in drift.remarkable(row, {**usual, **dict.fromkeys(shift, 1.0)}, 5)
+
+
+def test_the_card_says_what_the_map_of_the_base_is_worth_after_tuning(run: Comparison, visitor: Visitor) -> None:
+    base = run.base.head(1, 1).projection("pca", 2).scores
+    tuned = run.view("step-0030", "pca", 2, 1, 1).scores
+    assert base is not None and tuned is not None
+    said = visitor.text("drift_head")
+    shares = [compare_words.share(scores.recall1) for scores in (base, tuned)]
+    assert f"for {shares[0]} of its queries before tuning, for {shares[1]} after" in said
+    is_poor = "poor" in (verdict_of(base), verdict_of(tuned))
+    assert ("do not read nearness as attention" in said) == is_poor
+
+
+def test_scales_have_units_and_one_colon(visitor: Visitor, run: Comparison) -> None:
+    units = {"js": "nats", "entropy_change": "nats", "attention_to_previous_change": "points"}
+    for measure, unit in units.items():
+        visitor.widget("compare_measure").value = measure
+        low, high = drift.span(run, measure)
+        said = visitor.text("heat_title")
+        signed = drift.is_signed(measure)
+        for end in (low, high):
+            assert f"{compare_words.number(measure, end, signed=signed)} {unit}" in said
+        assert said.split("\n")[0].split("hatched")[0].count(":") == 1
+
+
+def test_the_sequence_that_is_open_is_marked_in_the_list(run: Comparison) -> None:
+    visitor = Visitor(run, page="sentence")
+    most = run.sequences("step-0030", 1, 1, top=2)["sequence"].tolist()
+    marked = r'<tr class="here"[^>]*>.*?sequence=(\d+)'
+    for chosen in most:
+        visitor.go(f"page=sentence&sequence={chosen}")
+        assert re.findall(marked, visitor.widget("compare_sequences").text) == [str(chosen)]
+    opened = Visitor(run, page="sentence").widget("compare_sequences").text
+    assert re.findall(marked, opened) == [str(most[0])]
+
+
+def test_a_click_on_the_maps_is_told_in_the_left_column(run: Comparison) -> None:
+    visitor = Visitor(run, page="maps", selected=("query", 5))
+    assert visitor.widget("compare_clicked").visible
+    assert "Clicked query" in visitor.text("compare_clicked")
+    visitor.go("page=drift")
+    assert not visitor.widget("compare_clicked").visible
+
+
+def test_upos_is_only_offered_where_the_corpus_has_it(run: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "upos:" in Visitor(run).widget("search").placeholder
+    without = Comparison(run.root)
+    tokens = without.base.tokens.drop(columns="upos")
+    monkeypatch.setitem(without.base.__dict__, "tokens", tokens)
+    assert "upos:" not in Visitor(without).widget("search").placeholder
 
 
 def test_links_are_those_of_the_comparison(visitor: Visitor, run: Comparison) -> None:
@@ -274,7 +337,12 @@ def test_a_search_says_how_much_its_hits_changed(visitor: Visitor, run: Comparis
     visitor.widget("search").value = "the"
     rows = run.base.search("the").rows
     js = run.token_drift("step-0030", 1, 1)[rows].mean()
-    assert f"The {len(rows)} tokens found by the search changed by JS {js:.3f}" in visitor.text("drift_classes")
+    of_hits = visitor.widget("of_hits")
+    assert of_hits.visible and f"JS of the {len(rows)} tokens found, in L1H1: {js:.3f} nats" in visitor.text("of_hits")
+    visitor.go("layer=0&head=2")
+    assert "in L0H2" in visitor.text("of_hits")
+    visitor.widget("search").value = ""
+    assert not of_hits.visible
     visitor.widget("search").value = "/(/"
     assert visitor.widget("trouble").visible
 
@@ -338,6 +406,9 @@ def test_matched_heads_are_named_with_their_cost(matched: Comparison) -> None:
     assert f"Paired by behaviour with {other}" in visitor.text("drift_head")
     assert other in visitor.text("heads_table") and f"{row['match_cost']:.3f}" in visitor.text("heads_table")
     assert "paired" in visitor.text("checkpoint_text")
+    assert "differs most of" in visitor.text("drift_head") and "changed most of" not in visitor.text("drift_head")
+    for card in ("table_title", "drift_links", "drift_sequences", "drift_classes"):
+        assert "change" not in visitor.text(card), card
 
 
 def test_a_head_without_counterpart_is_said_to_have_none(matched: Comparison) -> None:
@@ -370,7 +441,7 @@ def test_texts_of_the_corpus_and_names_of_checkpoints_are_escaped(run: Compariso
     hostile._indexes = {entry.label: run.base for entry in entries}
     for said in (
         compare_words.links_card(run.links("step-0030", 1, 1), units, state),
-        compare_words.sequences_list(sequences, state),
+        compare_words.sequences_list(sequences),
         compare_words.classes(classes, "en"),
         compare_words.header(hostile, {entries[0].label: f'"{ATTACK}'}, "en"),
         compare_words.checkpoint(hostile, replace(state, checkpoint=entries[1].label)),

@@ -22,8 +22,10 @@ from qkspace.app import drift, drift_atlas
 from qkspace.app.atlas import Mosaic
 from qkspace.app.compare_document import make_compare_document
 from qkspace.app.compare_state import CompareScene, CompareState
+from qkspace.app.compare_words import share
 from qkspace.app.raster import NOWHERE
 from qkspace.comparison.reader import Comparison
+from qkspace.report import verdict
 from qkspace.schema import QKSpaceError
 
 ATTACK = "</script><img src=x onerror=alert(1)>"
@@ -253,6 +255,24 @@ def test_places_after_tuning_are_those_on_the_base_s_map_in_the_same_frame(run: 
     np.testing.assert_array_equal(looks[0].colours(5), looks[1].colours(5))
     cells = [drift_atlas.mosaic(run, state, side=side, cell_px=40) for side in chosen.SIDES]
     assert (_cell(cells[0], 5) != _cell(cells[1], 5)).any(), "what changed has moved"
+
+
+def test_maps_that_are_poor_for_the_tuned_attention_are_marked_at_the_tuned_places(run: Comparison) -> None:
+    visitor, worth = Visitor(run), drift_atlas.worth_of(run, "step-0020", "pca")
+    heads = [(layer, head) for layer in range(2) for head in range(4)]
+    for i, (layer, head) in enumerate(heads):
+        scores = run.view("step-0020", "pca", 2, layer, head).scores
+        assert scores is not None and worth.after[i] == scores.recall1
+        assert worth.poor[i] == (verdict(scores.recall1, scores.recall1_content) == "poor")
+    assert worth.poor.any(), "random maps of a random model in the plane are poor"
+    assert not len(visitor.data("unfit").get("mark", [])) and "poor" not in visitor.legend()
+    visitor.widget("compare_atlas_places").active = 1
+    said = visitor.data("cells")["said"]
+    assert [("After tuning this map is poor" in each) for each in said] == worth.poor.tolist()
+    assert visitor.data("unfit")["mark"] == [f"! {share(float(each))}" for each in worth.after[worth.poor]]
+    assert f"poor for the tuned attention: {worth.poor.sum()}" in visitor.legend()
+    visitor.widget("compare_atlas_places").active = 0
+    assert not len(visitor.data("unfit")["mark"]) and "poor" not in visitor.legend()
 
 
 def test_without_a_map_the_page_says_what_to_do(run: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:

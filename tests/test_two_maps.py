@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,7 +19,7 @@ from bokeh.document import Document
 from bokeh.events import Tap
 from browsing import SIZES, Seen, Visit, bokeh_serve, free_port, isolated, running, save
 
-from qkspace.app import compare_select, two_maps_words
+from qkspace.app import compare_select, figures_two_maps, two_maps_words
 from qkspace.app.compare_select import SIDES
 from qkspace.app.compare_state import CompareScene, CompareState
 from qkspace.app.select import KINDS, LEAST_SHOWN
@@ -270,10 +272,46 @@ def test_arrows_keep_to_the_hits_and_to_the_clicked_sequence(small_index: Index)
     assert len(starts) and all((own == place).all(axis=1).any() for place in starts)
 
 
+def test_the_more_arrows_there_are_the_thinner_and_fainter_each_is() -> None:
+    looks = [figures_two_maps.arrow_looks(n) for n in (1, 10, 30, 100, 1_000)]
+    for name in ("alpha", "width", "size"):
+        values = [float(each[name][0]) for each in looks]
+        assert values[0] == values[1] and (np.diff(values[1:]) < 0).all() and values[-1] > 0.15, name
+    assert len(figures_two_maps.arrow_looks(0)["alpha"]) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("label", LABELS)
+def test_the_clicked_token_is_told_with_its_partners_in_both_checkpoints(
+    small_index: Index, label: str, kind: str
+) -> None:
+    row = int(np.flatnonzero(small_index.tokens["text"].to_numpy() == "the")[3])
+    page = Page(Document(), small_index, checkpoint=label, selected=(kind, row), **HEAD)
+    card = two_maps_words.clicked_card(page.scene)
+    said = html.unescape(re.sub(r"<[^>]*>", "", card))
+    sequence = int(small_index.tokens["sequence"].iloc[row])
+    assert f"page=sentence&amp;sequence={sequence}&amp;selected={kind}-{row}" in card
+    start, text = int(small_index.tokens["start"].iloc[row]), small_index.sequences["text"].iloc[sequence]
+    assert text[start - 20 : start + 20] in said and ">the</b>" in card
+    unit = int(compare_select.unit_of_rows(page.comparison, label, np.array([row]))[0])  # type: ignore[arg-type]
+    drift = page.comparison.token_drift(label)[unit]
+    assert (f"JS {drift:.3f}" in said) == (kind == "query")
+    both = page.comparison.attention(label, sequence, **HEAD)
+    starts = page.comparison.unit_starts(label)
+    at = unit - starts[np.searchsorted(starts, unit, side="right") - 1]
+    before, after = ((each[at] if kind == "query" else each[:, at]) for each in both)
+    n = len(before) - (label == "words" and kind == "query")
+    best = int(np.maximum(before, after)[:n].argmax())
+    partner = page.comparison.units(label)["text"].iloc[unit - at + best]
+    assert f"{partner}{100 * before[best]:.0f} % → {100 * after[best]:.0f} %" in said
+    page.change(selected=None)
+    assert two_maps_words.clicked_card(page.scene) == ""
+
+
 def test_arrows_belong_to_one_map_alone(page: Page, small_index: Index) -> None:
     assert len(page.data("arrows", "x0")) == 0 and len(page.view.maps.children) == 2
     page.change(overlay=True)
-    assert len(page.data("arrows", "x0")) == 100 and page.view.maps.children == [page.view.plots["tuned"]]
+    assert len(page.data("arrows", "x0")) == 30 and page.view.maps.children == [page.view.plots["tuned"]]
     page.change(overlay=False)
     assert page.view.maps.children == [page.view.plots["base"], page.view.plots["tuned"]]
 
@@ -313,6 +351,7 @@ def test_what_has_no_common_map_is_shown_on_its_own(small_index: Index, label: s
     for side, head in zip(SIDES, page.comparison.pair(label, **HEAD), strict=True):
         np.testing.assert_array_equal(page.data(f"{side}_query", "x", "y"), head.projection("pca", 2).query[rows[side]])
     assert "no arrows" in page.view.says.text
+    assert ("(compared)" in page.view.plots["tuned"].title.text) == (label == "matched"), "another model is not tuned"
     page.change(checkpoint="tuned")
     assert page.maps.common and page.view.plots["base"].x_range is page.view.plots["tuned"].x_range
     assert len(page.data("arrows", "x0"))
@@ -395,6 +434,23 @@ def test_attention_is_gained_by_some_keys_and_lost_by_others(page: Page, small_i
     assert blue[least] > red[least], "what lost is blue"
 
 
+def test_what_keys_gained_is_measured_beside_the_loop_and_shown_when_it_is_known(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting: list[Any] = []
+    monkeypatch.setattr("qkspace.app.views.two_maps.beside", lambda _document, *what: waiting.append(what))
+    page.change(colour="received")
+    assert "Being measured" in page.view.controls.legend.text
+    assert len(set(np.asarray(page.view.sources["base_key"].data["colour"]).tolist())) == 1
+    page.change(layer=1)  # another head meanwhile: what comes of the first is not its
+    for work, tell in waiting:
+        tell(work())
+    colours = compare_select.colouring(page.comparison, page.state, page.maps)  # type: ignore[arg-type]
+    drawn = np.asarray(page.view.sources["base_key"].data["colour"]) & ~np.uint32(0xFF)
+    np.testing.assert_array_equal(drawn, colours.key & ~np.uint32(0xFF))
+    assert len(np.unique(drawn)) > 10 and "Attention that the key gained" in page.view.controls.legend.text
+
+
 def test_each_colour_of_the_explorer_can_be_chosen(page: Page, small_index: Index) -> None:
     values = [value for value, _ in compare_select.colour_choices(page.comparison)]  # type: ignore[arg-type]
     assert {"drift", "received", "query / key", "upos", "kind", "position"} <= set(values)
@@ -440,6 +496,8 @@ def test_what_a_label_or_a_token_holds_is_never_markup(page: Page, small_index: 
     said = two_maps_words.said(page.comparison, page.state, page.maps)  # type: ignore[arg-type]
     assert attack not in said and "&lt;img src=x" in said
     assert "<b>base" not in said.replace("<b>&lt;b&gt;base</b>", "") and "&lt;b&gt;base" in said
+    page.change(selected=("query", 60))
+    assert "<img" not in two_maps_words.clicked_card(page.scene)
 
 
 def test_a_sequence_that_is_not_among_those_drawn_can_be_clicked(page: Page, small_index: Index) -> None:
@@ -596,7 +654,7 @@ def test_arrow_heads_lie_on_their_arrows_just_before_the_tuned_place(
     visit: Visit, address: str, tmp_path: Path
 ) -> None:
     seen = _opened(visit, f"{address}?overlay=1")
-    seen.until("() => qk.column('heads', 'x').length == 100")
+    seen.until("() => qk.column('heads', 'x').length == 30")
     save(seen, tmp_path, "two-maps-overlay")
 
     def check() -> None:
@@ -636,7 +694,7 @@ def test_one_map_and_two_can_be_changed_to_and_fro(visit: Visit, address: str, *
     first = seen.ask("() => [maps.scale('base'), maps.range('base')]")
     seen.ask("() => { qk.model('compare_overlay').active = 1 }")
     alike = "() => { const [x, y] = maps.scale('tuned'); return Math.abs(x / y - 1) < 0.01 }"
-    seen.until("() => maps.view('base') == null && qk.column('heads', 'x').length == 100")
+    seen.until("() => maps.view('base') == null && qk.column('heads', 'x').length == 30")
     seen.until(alike)
     if zoomed:
         assert seen.ask("() => maps.range('tuned')")[2:] == pytest.approx(first[1][2:]), (

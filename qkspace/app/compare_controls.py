@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from bokeh.layouts import column, row
 from bokeh.models import Button, Div, InlineStyleSheet, RadioButtonGroup, Select, Slider
 
-from qkspace.app import compare_words, drift, lists
+from qkspace.app import compare_words, drift, lists, two_maps_words
 from qkspace.app.compare_state import COMPARE_PAGES, CompareScene, CompareState, methods_of
 from qkspace.app.controls import GAP, SearchBox, share_button, visits
 from qkspace.app.language import say
@@ -52,7 +53,8 @@ class CompareHeader:
         )
         self.state: CompareState = state
         self.hits: Hits | None = None
-        self.searching = SearchBox(state.search, state.language, change, self._go)
+        self.told: tuple[Any, ...] = ()  # what was said last of the hits depends on this
+        self.searching = SearchBox(comparison.base, state.search, state.language, change, self._go)
         self.theme = Button(label=t("theme_dark"), width=64, name="theme", **common)
         self.theme.on_click(lambda _event: change(theme="dark" if self.state.theme == "light" else "light"))
         self.help = Button(label="?", width=30, name="help", **common)
@@ -65,6 +67,9 @@ class CompareHeader:
         self.pages.on_change("active", lambda _attr, _old, new: change(page=COMPARE_PAGES[new]))
         said: dict[str, Any] = {"stylesheets": [InlineStyleSheet(css=CARD_CSS + SAID_CSS)], "margin": 0}
         self.summary = Div(name="summary", sizing_mode="stretch_width", **said)
+        self.of_hits = Div(
+            name="of_hits", sizing_mode="stretch_width", visible=False, styles={"padding": "0 2px 8px"}, **said
+        )
         self.trouble = Div(name="trouble", sizing_mode="stretch_width", visible=False, **said)
         self.share = share_button(state.language, visible=whole)
         others = visits(state.language, comparison.root.name, indexes) if whole else []
@@ -89,6 +94,11 @@ class CompareHeader:
         heads, layers = self.comparison.head_drift(state.checkpoint), self.comparison.layer_drift(state.checkpoint)
         said = compare_words.summary(heads, layers, state.language)
         self.summary.text = f'<span class="small muted" role="status">{said}</span>'
+        now = state.search, state.checkpoint, state.layer, state.head
+        if now != self.told:
+            self.told, found = now, compare_words.hits_line(scene)
+            self.of_hits.text = f'<span class="small" role="status">{escape(found)}</span>'
+            self.of_hits.visible = bool(found)
         self.complain(scene.trouble)
 
     def complain(self, trouble: str) -> None:
@@ -160,12 +170,13 @@ class CompareControls:
         self.explained = Div(name="measure_text", **cards)
         maps = [(name, t(f"method_{name}")) for name in self.methods]
         self.method = Select(title=t("method"), value=state.method, options=maps, name="method", **common)
+        self.clicked = Div(name="compare_clicked", **cards)
         self.sequences = Div(name="compare_sequences", **cards)
         self._wire()
         self.pick = row(self.layer, self.head, sizing_mode="stretch_width", styles={"gap": "8px"}, margin=0)
         parts = (self.of_checkpoint, steps, self.pick, self.measure, self.explained, self.method)
         chosen = column(*parts, sizing_mode="stretch_width", styles={**PANEL, **GAP, "flex": "none"}, margin=0)
-        self.parts = [chosen, self.sequences]
+        self.parts = [chosen, self.clicked, self.sequences]
 
     def _heads(self, state: CompareState) -> list[str]:
         return [str(i) for i in range(self.comparison.base.layers[state.layer].n_heads)]
@@ -185,8 +196,8 @@ class CompareControls:
         if 0 <= at < len(self.labels):
             self.change(checkpoint=self.labels[at])
 
-    def show(self, scene: CompareScene) -> None:
-        """Show what is chosen."""
+    def show(self, scene: CompareScene, opened: int | None = None) -> None:
+        """Show what is chosen; opened: the sequence that is drawn beside, where one is."""
         state = scene.state
         at = self.labels.index(state.checkpoint)
         self.slider.value = at
@@ -199,10 +210,15 @@ class CompareControls:
         self.method.visible = state.page in ("maps", "atlas") and bool(self.methods)
         if self.methods:
             self.method.value = state.method
+        self.pick.visible = state.page != "sentence"  # there the picture has its own
+        self.clicked.text = two_maps_words.clicked_card(scene) if state.page == "maps" else ""
+        self.clicked.visible = bool(self.clicked.text)
         self.sequences.visible = state.page == "sentence"
         if self.sequences.visible:
             found = self.comparison.sequences(state.checkpoint, state.layer, state.head, top=SEQUENCES)
-            self.sequences.text = compare_words.sequences_card(found, state)
+            self.sequences.text = compare_words.sequences_card(
+                found, state, opened, matched=self.comparison.is_matched(state.checkpoint)
+            )
 
     def paint(self, theme: Theme) -> None:
         """Take on the colours of a theme."""

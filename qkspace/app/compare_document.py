@@ -137,6 +137,7 @@ class _ComparePage:
         return column(
             self.header.top,
             self.header.bar,
+            self.header.of_hits,
             self.header.trouble,
             row(left, self.centre, sizing_mode="stretch_both", styles={**gap, "min-height": "0"}),
             self.help,
@@ -217,8 +218,9 @@ class _ComparePage:
         _, hits, trouble = self.found
         scene = CompareScene(self.comparison, state, None if hits is None else hits.rows, trouble)
         self.header.show(scene, hits)
-        self.controls.show(scene)
-        self._view(state.page).show(scene)
+        view = self._view(state.page)
+        view.show(scene)
+        self.controls.show(scene, getattr(view, "sequence", None))
         for page, view in self.views.items():
             view.root.visible = page == state.page
         self.header.title.tags = [urlencode(to_address(state, self.first), errors="replace"), self.is_pushed]

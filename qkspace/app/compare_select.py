@@ -126,6 +126,21 @@ class Clicked:
 
 
 @dataclass(frozen=True, slots=True)
+class Attended:
+    """The clicked point's sequence: its units, and `at`, which of them was clicked; attention between them and it.
+
+    sequence: its number; attention: (unit).
+    """
+
+    kind: Kind
+    at: int
+    unit: IntArray
+    sequence: int
+    text: list[str]
+    attention: dict[SideName, FloatArray]
+
+
+@dataclass(frozen=True, slots=True)
 class Arrows:
     """Arrows from where points lie for the base to where they lie for the tuned checkpoint: (arrow, 2), longest first.
 
@@ -313,7 +328,13 @@ def _by_received(comparison: Comparison, state: CompareState, pair: Pair) -> Col
     return Colouring(neutral, key.astype(np.uint32), Legend(title, (), f"\u2212{top:.2g}", f"+{top:.2g}"))
 
 
-@lru_cache(maxsize=8)
+def unmeasured(state: CompareState, pair: Pair) -> Colouring:
+    """Return no colours, until what they say has been measured."""
+    neutral = np.repeat(pack([SAME[state.theme]]), len(pair.units.unit))
+    return Colouring(neutral, neutral, Legend(say(state.language, "measuring"), (), "", ""))
+
+
+@lru_cache(maxsize=32)
 def received_change(
     comparison: Comparison, label: str, layer: int, head: int, max_units: int = MAX_UNITS
 ) -> FloatArray:
@@ -361,8 +382,12 @@ def selected_unit(scene: CompareScene) -> tuple[Kind, int] | None:
     return None if unit < 0 else ("query" if kind == "query" else "key", unit)
 
 
-def clicked(scene: CompareScene, pair: Pair) -> Clicked | None:
-    """Return the clicked point's sequence on both maps, and the attention between it and the point in both checkpoints."""
+def attended(scene: CompareScene) -> Attended | None:
+    """Return the clicked point's sequence, and the attention between it and the point in both checkpoints.
+
+    Raises:
+        QKSpaceError: the head has no counterpart.
+    """
     chosen = selected_unit(scene)
     if chosen is None:
         return None
@@ -371,16 +396,28 @@ def clicked(scene: CompareScene, pair: Pair) -> Clicked | None:
     starts = comparison.unit_starts(label)
     i = int(np.searchsorted(starts, unit, side="right") - 1)
     span = np.arange(starts[i], starts[i + 1])
-    both = comparison.attention(label, int(comparison.sequence_numbers(label)[i]), state.layer, state.head)
+    sequence = int(comparison.sequence_numbers(label)[i])
+    both = comparison.attention(label, sequence, state.layer, state.head)
     at = unit - int(span[0])
     weight = {
         name: (each[at] if kind == "query" else each[:, at])[: len(span)]
         for name, each in zip(SIDES, both, strict=True)
     }
+    text = comparison.units(label)["text"].iloc[span].astype(str).tolist()
+    return Attended(kind, at, span, sequence, text, weight)
+
+
+def clicked(scene: CompareScene, pair: Pair) -> Clicked | None:
+    """Return the clicked point's sequence on both maps, and the attention between it and the point in both checkpoints."""
+    found = attended(scene)
+    if found is None:
+        return None
+    comparison, label, span = scene.comparison, scene.state.checkpoint, found.unit
     table = comparison.units(label).iloc[span]
     rows = {name: span if comparison.unit(label) == "token" else table[f"{name}_row"].to_numpy() for name in SIDES}
     place = {name: {kind: places(pair.side(name).view, kind, rows[name]) for kind in KINDS} for name in SIDES}
-    return Clicked(kind, at, span, find(pair.units.unit, span), table["text"].astype(str).tolist(), place, weight)
+    number = find(pair.units.unit, span)
+    return Clicked(found.kind, found.at, span, number, found.text, place, found.attention)
 
 
 def find(values: IntArray, wanted: IntArray) -> IntArray:

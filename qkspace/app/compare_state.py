@@ -44,7 +44,7 @@ class CompareState:
     measure: str = "js"
     column: str = ""
     overlay: bool = False
-    n_arrows: int = 100
+    n_arrows: int = 30
     colour: str = DRIFT
     search: str = ""
     selected: tuple[str, int] | None = None

@@ -15,12 +15,13 @@ from urllib.parse import quote
 
 import numpy as np
 
+from qkspace.app import compare_select as chosen
 from qkspace.app import drift
 from qkspace.app.compare_state import CompareScene, CompareState
 from qkspace.app.language import say, strings
 from qkspace.app.lists import go
 from qkspace.app.state import Language
-from qkspace.app.words import plain
+from qkspace.app.words import plain, verdict_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,6 +86,23 @@ def number(measure: str, value: float, *, signed: bool = False) -> str:
         digits, power = f"{value:.0e}".split("e")
         return f"{digits}\u00b710{str(int(power)).translate(RAISED)}"
     return text
+
+
+def measured(language: Language, measure: str, value: float) -> str:
+    """Return a value of a measure of change with its sign, where it has one, and its unit."""
+    text, name = number(measure, value, signed=drift.is_signed(measure)), measure.removesuffix(drift.SIGNED)
+    if not math.isfinite(value):
+        return text
+    if measure in IN_NATS or name.startswith("entropy"):
+        return say(language, "compare_in_nats", value=text)
+    if is_share(name):
+        return say(language, "compare_in_points", value=text)
+    return say(language, "compare_in_tokens", value=text) if name == "attention_distance" else text
+
+
+def share(value: float) -> str:
+    """Return a share in percent."""
+    return f"{100 * value:.1f} %" if 0 < value < 0.0995 else f"{100 * value:.0f} %"
 
 
 def _rounded(value: float, digits: int, sign: str) -> str:
@@ -179,8 +197,7 @@ def measure_text(state: CompareState) -> str:
 def heat_title(state: CompareState, low: float, high: float, colours: Sequence[str], n_quiet: int) -> str:
     """Say what the heat map shows, with its scale, and what is hatched."""
     language, measure = state.language, state.measure
-    signed = drift.is_signed(measure)
-    ends = [number(measure, end, signed=signed) for end in (low, high)]
+    ends = [measured(language, measure, end) for end in (low, high)]
     scale = ", ".join(colours[:: max(1, len(colours) // 16)])
     quiet = plain(language, "compare_n_quiet", n=n_quiet) if n_quiet else ""
     return (
@@ -220,11 +237,11 @@ def summary(table: pd.DataFrame, layers: pd.DataFrame, language: Language) -> st
     return plain(language, said, loud=loud, n=known, layer=layer, js=js)
 
 
-def table_title(table: pd.DataFrame, state: CompareState) -> str:
+def table_title(table: pd.DataFrame, state: CompareState, *, matched: bool = False) -> str:
     """Say which heads are listed, and what is pale among them."""
     language = state.language
     n = min(TABLE_HEADS, len(table))
-    title = plain(language, "compare_table", n=n, total=len(table))
+    title = plain(language, "compare_differ_table" if matched else "compare_table", n=n, total=len(table))
     note = plain(language, "compare_table_note")
     return f'<div class="between"><h2>{title}</h2><span class="small muted">{note}</span></div>'
 
@@ -312,27 +329,31 @@ def head_card(scene: CompareScene, table: pd.DataFrame) -> str:
     language = state.language
     at = drift.place(table, state.layer, state.head)
     row = table.iloc[at].to_dict()
-    name = head_name(state.layer, state.head)
-    badge, look = verdict(row)
+    matched = scene.comparison.is_matched(state.checkpoint)
+    badge, look = verdict(row, matched=matched)
     title = plain(language, "layer_head", layer=state.layer, head=state.head)
     badge = f'<span class="badge {look}" style="white-space:nowrap">{plain(language, f"compare_badge_{badge}")}</span>'
     parts = [
         f'<div class="between"><span class="title">{title}</span>{badge}</div>',
-        f'<p style="margin-top:8px">{_what_changed(row, table, at, name, language)}</p>',
+        f'<p style="margin-top:8px">{_what_changed(row, table, at, language, matched=matched)}</p>',
     ]
     if is_known(row):
-        parts += [_changes(row, table, language), _products(row, language), _before_after(row, table, language)]
+        parts += [_changes(row, table, language), _worth(scene), _products(row, language)]
+        parts.append(_before_after(row, table, language))
     return f'<div class="card">{"".join(parts)}</div>'
 
 
-def verdict(row: Row) -> tuple[str, str]:
-    """Return the word of a head's badge, and its look."""
+def verdict(row: Row, *, matched: bool) -> tuple[str, str]:
+    """Return the word of a head's badge, and its look; heads that are paired (`matched`) differ, none has changed."""
     if not is_known(row):
         return "unknown", "muted"
-    return ("quiet", "muted") if row["js"] <= row["noise_floor"] else ("changed", "fair")
+    if row["js"] <= row["noise_floor"]:
+        return "quiet", "muted"
+    return "differs" if matched else "changed", "fair"
 
 
-def _what_changed(row: Row, table: pd.DataFrame, at: int, name: str, language: Language) -> str:
+def _what_changed(row: Row, table: pd.DataFrame, at: int, language: Language, *, matched: bool) -> str:
+    name = head_name(int(row["layer"]), int(row["head"]))
     if not is_known(row):
         return plain(language, "compare_unmatched", name=name)
     js = number("js", float(row["js"]))
@@ -340,7 +361,7 @@ def _what_changed(row: Row, table: pd.DataFrame, at: int, name: str, language: L
         return plain(language, "compare_quiet", name=name, js=js, floor=number("js", float(row["noise_floor"])))
     rank = int(np.flatnonzero(drift.order(table, "js") == at)[0]) + 1
     n = int(np.isfinite(table["js"]).sum())
-    said = "compare_rank_first" if rank == 1 else "compare_rank"
+    said = f"compare_{'differ_' if matched else ''}rank{'_first' if rank == 1 else ''}"
     ends = interval(row, "js")
     return plain(language, said, name=name, rank=rank, n=n, js=js, interval=ends, floor=_floor(row, language))
 
@@ -360,6 +381,27 @@ def _changes(row: Row, table: pd.DataFrame, language: Language) -> str:
     return f'<ul class="plain">{items}</ul>'
 
 
+def _worth(scene: CompareScene) -> str:
+    """Say what the base's map of the chosen head is worth before and after tuning, where the tuned tokens lie on it."""
+    comparison, state = scene.comparison, scene.state
+    methods = chosen.common_methods(comparison, state.checkpoint)
+    if not methods:
+        return ""
+    method = state.method if state.method in methods else methods[0]
+    base = comparison.base.head(state.layer, state.head).projection(method, 2).scores
+    tuned = comparison.view(state.checkpoint, method, 2, state.layer, state.head).scores
+    if base is None or tuned is None:
+        return ""
+    language, shares = state.language, {"before": share(base.recall1), "after": share(tuned.recall1)}
+    called = say(language, f"method_{method}")
+    said = plain(language, "compare_head_worth", method=called, **shares)
+    poor = [side for side, scores in (("base", base), ("tuned", tuned)) if verdict_of(scores) == "poor"]
+    if not poor:
+        return f'<p class="small muted" style="margin-top:6px">{said}</p>'
+    warning = plain(language, f"compare_head_worth_{poor[0] if len(poor) == 1 else 'poor'}")
+    return f'<p class="small poor" style="margin-top:6px">{said} {warning}</p>'
+
+
 def _products(row: Row, language: Language) -> str:
     """Say how far the query-key product and the vectors changed, and which head of the tuned model this one is."""
     said = []
@@ -367,6 +409,8 @@ def _products(row: Row, language: Language) -> str:
         known = row.get("product_from") if row.get("product_from") in ("weights", "data") else "data"
         names = ("product_change", "logit_change")
         shares = {name: number(name, float(row.get(name, math.nan))) for name in names}
+        if known == "weights" and not math.isfinite(float(row.get("logit_change", math.nan))):
+            known = "alone"
         said.append(plain(language, f"compare_product_{known}", **shares))
     if math.isfinite(float(row.get("query_cka", math.nan))):
         said.append(plain(language, "compare_cka", query=float(row["query_cka"]), key=float(row["key_cka"])))
@@ -430,14 +474,14 @@ def _link(link: Row, texts: tuple[str, ...], count: int, units: pd.DataFrame, st
     )
 
 
-def sequences_list(table: pd.DataFrame, state: CompareState) -> str:
-    """List the sequences in which a change shows best; a click opens the sentence view."""
+def sequences_list(table: pd.DataFrame, opened: int | None = None) -> str:
+    """List the sequences in which a change shows best, the one that is open marked; a click opens the sentence view."""
     lines = []
     for each in table.to_dict("records"):
         text = str(each["text"])
         text = text if len(text) <= SHOWN_TEXT else f"{text[: SHOWN_TEXT - 1]}\u2026"
         goes = go(page="sentence", sequence=int(each["sequence"]), selected="")
-        here = ' class="here"' if state.page == "sentence" and each["sequence"] == state.sequence else ""
+        here = ' class="here" aria-current="true"' if each["sequence"] == opened else ""
         lines.append(
             f'<tr{here}><td class="number muted">{number("js", float(each["js"]))}</td>'
             f'<td><button class="link" {goes}>{escape(text) or "&middot;"}</button></td></tr>'
@@ -445,10 +489,11 @@ def sequences_list(table: pd.DataFrame, state: CompareState) -> str:
     return f'<table class="sequences">{"".join(lines)}</table>'
 
 
-def sequences_card(table: pd.DataFrame, state: CompareState) -> str:
-    """Return a card of the sequences in which the chosen head changed most."""
-    title = plain(state.language, "compare_sequences", name=head_name(state.layer, state.head))
-    return f'<div class="card"><h2>{title}</h2>{sequences_list(table, state)}</div>'
+def sequences_card(table: pd.DataFrame, state: CompareState, opened: int | None, *, matched: bool) -> str:
+    """Return a card of the sequences in which the chosen head changed most; opened: the one that is drawn beside."""
+    said = "compare_differ_sequences" if matched else "compare_sequences"
+    title = plain(state.language, said, name=head_name(state.layer, state.head))
+    return f'<div class="card"><h2>{title}</h2>{sequences_list(table, opened)}</div>'
 
 
 def classes(table: pd.DataFrame, language: Language) -> str:
@@ -469,10 +514,16 @@ def classes(table: pd.DataFrame, language: Language) -> str:
     return f"<table>{''.join(rows)}</table>{rest}"
 
 
-def hits_line(scene: CompareScene, of_head: np.ndarray[Any, Any]) -> str:
-    """Say how far the head's attention changed for the tokens that a search found, beside all others."""
-    hits = scene.hits
-    if hits is None or not len(hits):
+def hits_line(scene: CompareScene) -> str:
+    """Say how far the chosen head's attention changed for what a search found, beside all others; plain text."""
+    units = chosen.hit_units(scene)
+    if units is None or not len(units):
         return ""
-    js, usual = number("js", float(of_head[hits].mean())), number("js", float(of_head.mean()))
-    return f"<p>{plain(scene.state.language, 'compare_hits', n=len(hits), js=js, usual=usual)}</p>"
+    comparison, state = scene.comparison, scene.state
+    of_head = comparison.token_drift(state.checkpoint, state.layer, state.head)
+    if not np.isfinite(of_head).any():
+        return ""
+    js, usual = number("js", float(of_head[units].mean())), number("js", float(of_head.mean()))
+    called = say(state.language, f"compare_units_{comparison.unit(state.checkpoint)}")
+    name = head_name(state.layer, state.head)
+    return say(state.language, "compare_hits", n=len(units), units=called, name=name, js=js, usual=usual)

@@ -36,6 +36,7 @@ from qkspace.app.state import MAX_LINKS, Language, Page, State, Theme
 from qkspace.app.style import CARD_CSS, CLEAR_CSS, HEADER_CSS, HELP_CSS, PANEL, SAID_CSS, THEMES, WIDGET_CSS
 
 if TYPE_CHECKING:
+    from qkspace.index import Index
     from qkspace.search import Hits
 
 Change = Callable[..., None]
@@ -69,7 +70,7 @@ class Header:
             sizing_mode="stretch_width",
         )
         self.painted: Theme = state.theme
-        self.searching = SearchBox(state.search, state.language, change, self._go)
+        self.searching = SearchBox(shown.index, state.search, state.language, change, self._go)
         self.search, self.previous, self.next = self.searching.field, self.searching.previous, self.searching.next
         said: dict[str, Any] = {"stylesheets": [InlineStyleSheet(css=CARD_CSS + SAID_CSS)], "margin": 0}
         self.change, self.scene = change, None
@@ -156,14 +157,16 @@ class Header:
 class SearchBox:
     """The field of the search, the buttons to the hit before and after, and how many there are."""
 
-    def __init__(self, search: str, language: Language, change: Change, go: Callable[[bool], None]) -> None:
-        """Make the widgets; `go`: what selects the next hit (True) or the one before."""
+    def __init__(
+        self, index: Index, search: str, language: Language, change: Change, go: Callable[[bool], None]
+    ) -> None:
+        """Make the widgets; index: what is searched; `go`: what selects the next hit (True) or the one before."""
         sheet = InlineStyleSheet(css=WIDGET_CSS)
         common: dict[str, Any] = {"stylesheets": [sheet], "margin": 0}
         t = self.say = partial(say, language)
         self.field = TextInput(
             value=search,
-            placeholder=t("search_placeholder"),
+            placeholder=t("search_placeholder" if "upos" in index.tokens else "search_placeholder_plain"),
             width=230,
             name="search",
             css_classes=["search"],

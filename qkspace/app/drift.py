@@ -23,6 +23,9 @@ MEASURES = ("js", "js_content", "value_js", "product_change", "logit_change", "q
 ALIKE = ("query_cka", "key_cka")  # 1 where nothing changed
 SIGNED = "_change"  # ends the names of measures that may go either way
 GENERAL = ("attention_to_sink",)  # told where no plainer statistic says the same
+RESTS = ("attention_to_first", "attention_to_special", "attention_to_sink")  # shares of nearly the same tokens
+ONE_POINT = 0.01  # of attention, by which the changes of two such shares may differ and still be one,
+ONE_FIFTH = 0.2  # or this part of the larger change
 MAX_CURVES = 1_000  # heads whose curves are drawn; of more, those that changed most
 
 
@@ -89,10 +92,23 @@ def remarkable(row: Mapping[str, Any], spread: Mapping[str, float], top: int) ->
         change, low, high = (float(row[f"{name}{SIGNED}{end}"]) for end in ("", "_low", "_high"))
         if change and low * high > 0 and usual > 0:
             found.append((-abs(change) / usual, name in GENERAL, name))
-    told: dict[tuple[float, float], str] = {}  # before and after: statistics that are one here are told once
+    told: list[str] = []
     for _, _, name in sorted(found):
-        told.setdefault((round(float(row[f"{name}_base"]), 6), round(float(row[f"{name}_tuned"]), 6)), name)
-    return list(told.values())[:top]
+        if not any(_is_one(row, name, other) for other in told):
+            told.append(name)
+    return told[:top]
+
+
+def _is_one(row: Mapping[str, Any], name: str, other: str) -> bool:
+    """Tell whether two statistics say one thing: alike before and after, or changed alike on nearly the same tokens."""
+
+    def far(end: str) -> float:
+        return abs(float(row[f"{name}{end}"]) - float(row[f"{other}{end}"]))
+
+    if name in RESTS and other in RESTS:
+        larger = max(abs(float(row[f"{each}{SIGNED}"])) for each in (name, other))
+        return far(SIGNED) <= max(ONE_POINT, ONE_FIFTH * larger)
+    return max(far("_base"), far("_tuned")) < 1e-6
 
 
 @dataclass(frozen=True, slots=True)

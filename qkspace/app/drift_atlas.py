@@ -25,7 +25,7 @@ from qkspace.app.colours import pack
 from qkspace.app.compare_select import SAME, SIDES, SideName
 from qkspace.app.language import say
 from qkspace.app.raster import FADED, KEY, QUERY, Extent, Image, Places, paint
-from qkspace.app.words import plain
+from qkspace.app.words import plain, verdict_of
 from qkspace.schema import BoolArray, FloatArray, IntArray, QKSpaceError
 
 if TYPE_CHECKING:
@@ -130,6 +130,31 @@ def _places(comparison: Comparison, label: str, method: str, common: bool) -> Ce
     return cell_places(heads, rows, read, (2 if common else 1, 2))
 
 
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """What the base's maps are worth: share of queries whose nearest key is the most attended one, nan where not scored.
+
+    before, after: of the base's and of the tuned attention (head); poor: for the tuned attention (head).
+    """
+
+    before: FloatArray
+    after: FloatArray
+    poor: BoolArray
+
+
+@lru_cache(maxsize=8)
+def worth_of(comparison: Comparison, label: str, method: str) -> Worth:
+    """Return what the base's maps are worth for a tuned checkpoint: a small file a head is read, once."""
+    shares, poor = [], []
+    for layer, head in heads_of(comparison.head_drift(label)):
+        own = comparison.base.head(layer, head).projection(method, 2).scores
+        tuned = comparison.view(label, method, 2, layer, head).scores
+        shares.append([np.nan if each is None else each.recall1 for each in (own, tuned)])
+        poor.append(verdict_of(tuned) == "poor")
+    before, after = np.array(shares, dtype=np.float64).T
+    return Worth(before, after, np.array(poor))
+
+
 class DriftLook:
     """What the cells show: queries in the colour of their drift, keys faint, and faint as a whole what did not change."""
 
@@ -199,20 +224,26 @@ def mosaic(
     return draw(table, DriftLook(comparison, state, side, hits), view=view, finer=finer, **layout)
 
 
-def cells_words(comparison: Comparison, state: CompareState, found: Mosaic) -> dict[str, list[str]]:
-    """Return what the cells say: said and told (of the tooltip), js (in the corner) and value (of the chosen measure)."""
+def cells_words(
+    comparison: Comparison, state: CompareState, found: Mosaic, worth: Worth | None = None
+) -> dict[str, list[str]]:
+    """Return what the cells say: said and told (of the tooltip), js (in the corner) and value (of the chosen measure).
+
+    worth: of the maps where the tuned places are shown, else None.
+    """
     table = comparison.head_drift(state.checkpoint)
     called = words.measure_name(state.language, state.measure)
     said = words.tooltips(table, state.language)
     rows = table.to_dict("records")
     own = [_value(row, state.measure) for row in rows]
+    long = [words.measured(state.language, state.measure, float(row[state.measure])) for row in rows]
     result: dict[str, list[str]] = {"told": [], "said": [], "js": [], "value": []}
     for i, mapped in zip(found.cells["index"].tolist(), found.cells["mapped"], strict=True):
         row = rows[i]
         name = words.head_name(int(row["layer"]), int(row["head"]))
-        result["told"].append(f"{name} \u00b7 {called}: {own[i]}")
+        result["told"].append(f"{name} \u00b7 {called}: {long[i]}")
         more = [] if mapped else [say(state.language, "badge_no_map")]
-        result["said"].append("\n".join([said[i], *_paired(row, state), *more]))
+        result["said"].append("\n".join([said[i], *_paired(row, state), *more, *_unfit(worth, i, state)]))
         result["js"].append(_value(row, "js"))
         result["value"].append("" if state.measure == "js" else own[i])
     return result
@@ -231,13 +262,31 @@ def _paired(row: Mapping[Any, Any], state: CompareState) -> list[str]:
     return [say(state.language, "compare_is_matched", other=other, cost=cost)]
 
 
+def _unfit(worth: Worth | None, i: int, state: CompareState) -> list[str]:
+    """Say of a map that is poor for the tuned attention how poor it is."""
+    if worth is None or not worth.poor[i]:
+        return []
+    shares = {"before": float(worth.before[i]), "after": float(worth.after[i])}
+    said = {name: words.share(value) if np.isfinite(value) else "\u2013" for name, value in shares.items()}
+    return [say(state.language, "compare_atlas_unfit", **said)]
+
+
+def unfit_cells(worth: Worth | None, found: Mosaic) -> tuple[IntArray, list[str]]:
+    """Return the cells, by number, of maps that are poor for the tuned attention, and what stands in them."""
+    if worth is None:
+        return np.zeros(0, dtype=np.int64), []
+    heads = found.cells["index"]
+    at = np.flatnonzero(worth.poor[heads])
+    return at, [f"! {words.share(float(worth.after[i]))}" for i in heads[at]]
+
+
 def quiet_cells(table: pd.DataFrame, found: Mosaic) -> IntArray:
     """Return the cells, by their number in the mosaic, of heads that changed no more than storage may make them seem to."""
     return np.flatnonzero(drift.is_quiet(table)[found.cells["index"]])
 
 
-def legend(comparison: Comparison, state: CompareState, hits: IntArray | None) -> str:
-    """Explain the colours, what is faint and what is hatched: HTML; hits: as `hit_rows` found them."""
+def legend(comparison: Comparison, state: CompareState, hits: IntArray | None, worth: Worth | None = None) -> str:
+    """Explain the colours, what is faint, hatched or marked: HTML; hits: see `hit_rows`; worth: see `cells_words`."""
     t = partial(plain, state.language)
     stops, top = chosen.drift_scale(state.theme), scale_top(comparison)
     ramp = f"linear-gradient(90deg, {', '.join(stops[:: max(len(stops) // 12, 1)])})"
@@ -254,6 +303,9 @@ def legend(comparison: Comparison, state: CompareState, hits: IntArray | None) -
     if n_quiet:
         text = t("compare_n_quiet", n=n_quiet)
         parts.append(f'<span class="entry muted"><span class="swatch hatch"></span>{text}</span>')
+    if worth is not None and worth.poor.any():
+        text = t("compare_atlas_n_unfit", n=int(worth.poor.sum()))
+        parts.append(f'<span class="entry poor why" title="{t("compare_atlas_unfit_tip")}"><b>!</b>&nbsp;{text}</span>')
     if is_word:
         parts.append(f'<span class="muted">{t("compare_atlas_words")}</span>')
     if hits is not None:

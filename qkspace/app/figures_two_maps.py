@@ -43,6 +43,8 @@ SMALL = {"query": 3.5, "key": 5.0}
 GHOST = 0.45  # of the alpha of points: those of the base under the tuned checkpoint's
 MARKERS: dict[Kind, str] = {"query": "circle", "key": "diamond"}
 NAMES = ("query", "key", "links", "own", "own_query", "own_key", "picked", "labels", "near", "frame")
+HEADS = ("x", "y", "angle", "size", "alpha")  # of arrows
+FEW_ARROWS = 10  # that are drawn thick; of more each is thinner and fainter, so that they do not run into one
 NOWHERE: Data = {"x": [], "y": [], "kind": [], "index": [], "label": []}
 NO_LINE: Data = {"x0": [], "y0": [], "x1": [], "y1": []}
 TOOLTIP = f"""
@@ -163,9 +165,10 @@ def _add_hover(plot: figure, sources: dict[str, ColumnDataSource], side: SideNam
 def _add_arrows(plot: figure, sources: dict[str, ColumnDataSource]) -> None:
     """Draw arrows: a hollow point at the base's place, a line that ends at the tuned one, a head just before that."""
     arrows = sources["arrows"]
-    plot.segment("x0", "y0", "x1", "y1", source=arrows, line_alpha="alpha", line_width=1.4, name="arrows")
-    plot.scatter("x0", "y0", source=arrows, marker="marker", size=7, line_width=1.4, name="starts")
-    look = {"marker": "triangle", "angle": "angle", "size": "size", "line_color": None, "fill_alpha": 0.85}
+    plot.segment("x0", "y0", "x1", "y1", source=arrows, line_alpha="alpha", line_width="width", name="arrows")
+    start = {"marker": "marker", "size": "size", "line_width": "width", "line_alpha": "alpha", "fill_alpha": "alpha"}
+    plot.scatter("x0", "y0", source=arrows, name="starts", **start)
+    look = {"marker": "triangle", "angle": "angle", "size": "size", "line_color": None, "fill_alpha": "alpha"}
     plot.scatter("x", "y", source=sources["heads"], name="heads", **look)
     args = {"plot": plot, "arrows": arrows, "heads": sources["heads"]}
     place = CustomJS(args=args, code=script("compare_heads"))
@@ -185,6 +188,13 @@ def segments(links: Links, strength: float, *, own: bool = False) -> Data:
         "alpha": np.clip(links.attention, 0.35 if own else 0, 1).astype(np.float32) * np.float32(strength),
         "width": (1.2 + (5 * links.attention if own else 0 * links.attention)).astype(np.float32),
     }
+
+
+def arrow_looks(n: int) -> Data:
+    """Return opacity, width and size of the start of n arrows: the more there are, the thinner and fainter each is."""
+    crowd = min(1.0, FEW_ARROWS / n) if n else 1.0
+    looks = {"alpha": 0.85 * crowd**0.35, "width": 1.6 * crowd**0.25, "size": 7 * crowd**0.2}
+    return {name: np.full(n, value, dtype=np.float32) for name, value in looks.items()}
 
 
 def ends(start: FloatArray, end: FloatArray) -> Data:

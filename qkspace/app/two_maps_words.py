@@ -15,14 +15,19 @@ import numpy as np
 from qkspace.app import compare_select as chosen
 from qkspace.app import words
 from qkspace.app.colours import Colouring
-from qkspace.app.compare_select import RECEIVED, SIDES, Pair, SideName
-from qkspace.app.compare_state import DRIFT, CompareState
+from qkspace.app.compare_select import RECEIVED, SIDES, Attended, Pair, SideName
+from qkspace.app.compare_state import DRIFT, CompareScene, CompareState
+from qkspace.app.compare_words import number, share
 from qkspace.app.language import say, strings
-from qkspace.app.select import KINDS
+from qkspace.app.lists import go
+from qkspace.app.select import KINDS, LEAST_SHOWN
 from qkspace.app.words import plain
 from qkspace.comparison.reader import BASE, Comparison
+from qkspace.schema import QKSpaceError
 
 Data = dict[str, Any]
+N_PARTNERS = 6  # of the clicked point that are listed
+AROUND = 70  # characters of its sentence on either side
 
 
 def titles(comparison: Comparison, state: CompareState, pair: Pair, *, overlay: bool) -> dict[SideName, str]:
@@ -82,9 +87,9 @@ def _how_far(comparison: Comparison, state: CompareState, pair: Pair) -> str:
             "compare_moved_html",
             base=escape(comparison.base_label),
             label=escape(label),
-            query=_share(found.median["query"]),
-            key=_share(found.median["key"]),
-            most=_share(found.most),
+            query=share(found.median["query"]),
+            key=share(found.median["key"]),
+            most=share(found.most),
             kind=say(language, found.most_kind),
             token=f'<span class="chip">{escape(found.most_text)}</span>',
         )
@@ -104,12 +109,12 @@ def _worth(comparison: Comparison, state: CompareState, pair: Pair) -> tuple[str
     names = {"base": comparison.base_label, "label": state.checkpoint}
     if scores["base"] is None or scores["tuned"] is None:
         return plain(language, "compare_worth_none"), ""
-    shares = {"before": _share(scores["base"].recall1), "after": _share(scores["tuned"].recall1)}
+    shares = {"before": share(scores["base"].recall1), "after": share(scores["tuned"].recall1)}
     escaped = {name: escape(text) for name, text in names.items()}
     worth = say(language, "compare_worth_html" if pair.common else "compare_worth_own_html", **escaped, **shares)
     content = [scores["base"].recall1_content, scores["tuned"].recall1_content]
     if np.isfinite(content).all():
-        worth += " " + plain(language, "compare_worth_content", before=_share(content[0]), after=_share(content[1]))
+        worth += " " + plain(language, "compare_worth_content", before=share(content[0]), after=share(content[1]))
     verdicts = {side: words.verdict_of(scores[side]) for side in SIDES}
     poor = [side for side in SIDES if verdicts[side] == "poor"]
     if len(poor) == 2:
@@ -124,8 +129,70 @@ def _worth(comparison: Comparison, state: CompareState, pair: Pair) -> tuple[str
     return worth, warning
 
 
-def _share(value: float) -> str:
-    return f"{100 * value:.1f} %" if 0 < value < 0.0995 else f"{100 * value:.0f} %"
+def clicked_card(scene: CompareScene) -> str:
+    """Say of the clicked token how its attention changed and what its strongest partners are, before and after: HTML."""
+    try:
+        found = chosen.attended(scene)
+    except QKSpaceError:  # a head without counterpart, of which the view itself says so
+        return ""
+    if found is None:
+        return ""
+    comparison, state, language = scene.comparison, scene.state, scene.state.language
+    unit, js = int(found.unit[found.at]), ""
+    names = {"base": _short(comparison.base_label), "label": _short(state.checkpoint)}
+    if found.kind == "query":
+        of_head = comparison.token_drift(state.checkpoint, state.layer, state.head)
+        said = {"js": number("js", float(of_head[unit])), "usual": number("js", float(of_head.mean()))}
+        js = plain(language, "compare_clicked_js", **said)
+    elif comparison.unit(state.checkpoint) == "token":
+        before, after = (float(found.attention[side].sum()) for side in SIDES)
+        js = plain(language, "compare_clicked_received", before=before, after=after, **names)
+    assert state.selected is not None  # as something was found
+    goes = go(page="sentence", sequence=found.sequence, selected=f"{state.selected[0]}-{state.selected[1]}")
+    title = plain(language, f"compare_clicked_{found.kind}")
+    partners = plain(language, f"compare_clicked_{'attends' if found.kind == 'query' else 'attended'}", **names)
+    return (
+        f'<div class="card"><h2>{title}: <span class="chip">{escape(found.text[found.at])}</span></h2>'
+        f"<p>{_in_sentence(scene, found)}</p><p>{js}</p>"
+        f'<table class="links"><tr><th colspan="3">{partners}</th></tr>{_partners(found)}</table>'
+        f'<p style="margin-top:6px"><button class="link" {goes}>{plain(language, "compare_clicked_open")}</button></p></div>'
+    )
+
+
+def _in_sentence(scene: CompareScene, found: Attended) -> str:
+    """Return the clicked token in bold with what stands around it in its sentence."""
+    comparison, label = scene.comparison, scene.state.checkpoint
+    unit, tokens, stored = int(found.unit[found.at]), comparison.base.tokens, comparison.base.sequences
+    row = unit if comparison.unit(label) == "token" else int(comparison.units(label)["base_row"].to_numpy()[unit])
+    place = int(np.searchsorted(stored["sequence"].to_numpy(), found.sequence))
+    whole = str(stored["text"].iloc[place])
+    start, end = int(tokens["start"].iloc[row]), int(tokens["end"].iloc[row])
+    if comparison.unit(label) == "word":  # the row is that of its first token
+        end = start + len(found.text[found.at])
+    first, last = max(0, start - AROUND), min(len(whole), end + AROUND)
+    before, after = "\u2026" if first else "", "\u2026" if last < len(whole) else ""
+    return (
+        f'<span class="muted">{before}{escape(whole[first:start])}<b style="color:var(--ink)">{escape(whole[start:end])}</b>'
+        f"{escape(whole[end:last])}{after}</span>"
+    )
+
+
+def _partners(found: Attended) -> str:
+    """List the partners of the clicked point that are strongest before or after."""
+    before, after = (found.attention[side] for side in SIDES)
+    most = np.maximum(before, after)
+    best = [i for i in np.argsort(-most, kind="stable")[:N_PARTNERS] if most[i] >= LEAST_SHOWN]
+    rows = []
+    for i in best:
+        change = round(100 * float(after[i])) - round(100 * float(before[i]))
+        text = found.text[i] if len(found.text[i]) <= chosen.MOST_CHARACTERS else f"{found.text[i][:23]}\u2026"
+        look = "grew" if change > 0 else "shrank" if change < 0 else "muted"
+        rows.append(
+            f'<tr><td style="width:100%">{escape(text)}</td>'
+            f'<td class="number">{100 * before[i]:.0f} % &rarr; {100 * after[i]:.0f} %</td>'
+            f'<td class="number {look}">{change:+d}</td></tr>'
+        )
+    return "".join(rows)
 
 
 def legend(state: CompareState, colours: Colouring) -> str:

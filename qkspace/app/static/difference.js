@@ -12,7 +12,6 @@
           heads: [heads of each layer]; levels: weights come as uint16, weight = code / levels
           weights: {"layer/head": {base, tuned: (query, key) uint16, js: (query) float32, nats}}
           thumbs: {"layer": (head, y, x) uint8: change = sign(code - 128) * (|code - 128| / 127)^2}
-          picks: [{sequence, text, js}] sequences to choose from, the most changed first
    An array is {dtype, shape, data}, where data is a typed array, or base64 of its bytes after deflate.
 
    options  what set() takes; strings: a translation of STRINGS; onChange(state): the user changed something;
@@ -29,7 +28,7 @@ globalThis.qkspaceDifferenceView = (() => {
     lines: "Lines", heat: "Heat map", pair: "Side by side", all: "All heads",
     layer: "Layer", head: "Head", previousLayer: "Previous layer", nextLayer: "Next layer", previousHead: "Previous head",
     nextHead: "Next head", sequence: "Sequence", previousSequence: "Previous sequence", nextSequence: "Next sequence",
-    picks: "Most changed for this head", threshold: "Least change", hideSpecial: "Hide special tokens",
+    threshold: "Least change", hideSpecial: "Hide special tokens",
     hideOutside: "Hide outside", hideSelf: "Hide self",
     hideSpecialHelp: "Leave out [CLS], [SEP], <s> and the like. The numbers of the others stay what they are.",
     hideOutsideHelp: "Leave out the last column: what goes to special tokens and to words that only one model has.",
@@ -80,7 +79,6 @@ globalThis.qkspaceDifferenceView = (() => {
     border: 1px solid var(--line); border-radius: 6px; height: 28px; padding: 0 9px; }
   button, select { cursor: pointer; }
   input[type=number] { width: 76px; padding: 0 4px 0 8px; }
-  select.picks { width: 260px; text-overflow: ellipsis; }
   button:hover:not(:disabled), select:hover { border-color: var(--accent); }
   button:disabled { opacity: .45; cursor: default; }
   :focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; }
@@ -301,7 +299,7 @@ globalThis.qkspaceDifferenceView = (() => {
     // ---------------------------------------------------------------------------------------------- data
 
     taken(given) {
-      return { ...given, weights: { ...given.weights }, thumbs: { ...given.thumbs }, picks: given.picks || [] }
+      return { ...given, weights: { ...given.weights }, thumbs: { ...given.thumbs } }
     }
 
     added(old, more) {
@@ -309,7 +307,7 @@ globalThis.qkspaceDifferenceView = (() => {
       const kept = Math.max(1, Math.floor(MAX_KEPT / (old.tokens.length * (old.tokens.length + 1))))
       const oldest = Object.keys(weights).filter((name) => !(name in fresh) && name !== `${this.now.layer}/${this.now.head}`)
       for (const name of oldest.slice(0, Math.max(0, Object.keys(weights).length - kept))) delete weights[name]
-      return { ...old, picks: more.picks || old.picks, weights, thumbs: { ...old.thumbs, ...more.thumbs } }
+      return { ...old, weights, thumbs: { ...old.thumbs, ...more.thumbs } }
     }
 
     /** What is stored under a name, unpacked; undefined while that takes time, null where it is not there. */
@@ -442,14 +440,10 @@ globalThis.qkspaceDifferenceView = (() => {
         type: "number", min: 0, step: 1, "aria-label": words.sequence, "data-role": "sequence",
         onchange: () => { if (this.number.value !== "") options.pick?.({ sequence: Number(this.number.value) }) },
       })
-      this.picks = element("select", {
-        class: "picks", "aria-label": words.picks, title: words.picks, "data-role": "picks",
-        onchange: () => { if (this.picks.value !== "") options.pick?.({ sequence: Number(this.picks.value) }) },
-      })
       this.picker = element("div", { class: "group" }, [
         element("span", { class: "label", text: words.sequence }),
         this.arrow("‹", words.previousSequence, () => options.pick?.({ step: -1 })), this.number,
-        this.arrow("›", words.nextSequence, () => options.pick?.({ step: 1 })), this.picks])
+        this.arrow("›", words.nextSequence, () => options.pick?.({ step: 1 }))])
       this.picker.hidden = !options.pick
       this.slider = element("input", {
         type: "range", min: 0, max: 100, step: 1, "aria-label": words.threshold, "data-role": "threshold",
@@ -538,22 +532,7 @@ globalThis.qkspaceDifferenceView = (() => {
       group.hidden ||= !data.outside && !data.isSpecial.some(Boolean)
       this.trouble.textContent = now.trouble
       this.trouble.hidden = !now.trouble
-      this.showPicks()
-    }
-
-    showPicks() {
-      const { data, words } = this
       this.number.value = data.sequence
-      this.picks.hidden = !data.picks.length
-      const name = JSON.stringify(data.picks)
-      if (this.picked !== name) {
-        this.picked = name
-        const cut = (text) => (text.length > 60 ? `${text.slice(0, 60)} ...` : text)
-        this.picks.replaceChildren(element("option", { value: "", text: words.picks }), ...data.picks.map((pick) =>
-          element("option", { value: pick.sequence, text: `${words.js} ${figure(pick.js)}  ${pick.sequence}: ${cut(visible(pick.text))}` })))
-      }
-      const listed = data.picks.some((pick) => pick.sequence === data.sequence)
-      this.picks.value = listed ? String(data.sequence) : ""
     }
 
     // ---------------------------------------------------------------------------------------------- drawing

@@ -6,14 +6,14 @@ pictures at a time, as the browser asks for them. What the visitor does there co
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from bokeh.layouts import column
 from bokeh.models import ColumnDataSource, CustomJS, Div
 
-from qkspace.app.language import strings
+from qkspace.app.language import say, strings
 from qkspace.app.scripts import script
 from qkspace.app.style import PANEL
 from qkspace.comparison.difference import Payload, difference_data, unit_rows
@@ -23,10 +23,9 @@ if TYPE_CHECKING:
     from qkspace.app.compare_state import CompareScene, CompareState
     from qkspace.comparison.reader import Comparison
 
-PICKS = 20  # sequences to choose from: those that changed most
+MOST_CHANGED = 20  # sequences of which one is opened where none is asked for
 PREFIX = "compare_difference_"  # of the view's own sentences
 Drawn = tuple[str, int]  # label and sequence
-Picks = list[dict[str, Any]]
 
 
 class DifferenceView:
@@ -37,7 +36,6 @@ class DifferenceView:
         self.comparison, self.change = comparison, change
         self.scene: CompareScene | None = None
         self.drawn: Drawn | None = None
-        self.picks: tuple[tuple[str, int, int], Picks] | None = None  # of a label, layer and head
         self.turn = 0
         self.is_placed = False
         self.host = Div(sizing_mode="stretch_both", margin=0, name="difference", styles={"position": "relative"})
@@ -47,6 +45,8 @@ class DifferenceView:
         own = {
             name.removeprefix(PREFIX): text for name, text in strings(state.language).items() if name.startswith(PREFIX)
         }
+        if all(comparison.is_matched(label) for label in comparison.labels):
+            own["after"] = say(state.language, "compare_other_side")
         self.draw = CustomJS(  # a page that begins with this view runs it when it is there
             code=script("difference") + script("difference_host"),
             args={"host": self.host, "answers": self.answers, "strings": own},
@@ -56,13 +56,7 @@ class DifferenceView:
     def show(self, scene: CompareScene) -> None:
         """Send the sequence where it is another one, and what is chosen."""
         self.scene = scene
-        before = self.drawn, self.picks
-        picks = self._picks(scene.state)
-        data, trouble = self._first(self._asked(scene, picks), scene.state)
-        if data is not None:
-            data["picks"] = picks
-        elif (self.drawn, self.picks) != before:
-            data = {"id": self._id(), "picks": picks}
+        data, trouble = self._first(self._asked(scene), scene.state)
         self._send(data, self._chosen(scene) | {"trouble": trouble})
         self._place()
 
@@ -93,24 +87,22 @@ class DifferenceView:
     def _id(self) -> str:
         return "" if self.drawn is None else f"{self.drawn[0]}/{self.drawn[1]}"
 
-    def _picks(self, state: CompareState) -> Picks:
-        """Return the sequences that changed most for the head that is shown."""
-        of = (self._label(state), state.layer, state.head)
-        if self.picks is None or self.picks[0] != of:
-            table = self.comparison.sequences(*of, top=PICKS)
-            rows = zip(table["sequence"], table["text"], table["js"], strict=True)
-            self.picks = of, [{"sequence": int(s), "text": str(text)[:200], "js": float(js)} for s, text, js in rows]
-        return self.picks[1]
+    @property
+    def sequence(self) -> int | None:
+        """The sequence that is drawn."""
+        return None if self.drawn is None else self.drawn[1]
 
-    def _asked(self, scene: CompareScene, picks: Picks) -> list[int]:
-        """Return the sequence that is to be shown, and then those to take where it cannot be."""
+    def _asked(self, scene: CompareScene) -> Iterator[int]:
+        """Yield the sequence that is to be shown, and then those to take where it cannot be: what changed most."""
         state, tokens = scene.state, self.comparison.base.tokens
-        most = [pick["sequence"] for pick in picks]
         if state.selected is not None and 0 <= state.selected[1] < len(tokens):
-            return [int(tokens["sequence"].iloc[state.selected[1]]), *most]
-        return most if state.sequence is None else [state.sequence, *most]
+            yield int(tokens["sequence"].iloc[state.selected[1]])
+        elif state.sequence is not None:
+            yield state.sequence
+        most = self.comparison.sequences(self._label(state), state.layer, state.head, top=MOST_CHANGED)
+        yield from map(int, most["sequence"])
 
-    def _first(self, sequences: list[int], state: CompareState) -> tuple[Payload | None, str]:
+    def _first(self, sequences: Iterable[int], state: CompareState) -> tuple[Payload | None, str]:
         """Return the data of the first sequence that can be shown, None where it is drawn; and why the first cannot."""
         label, trouble = self._label(state), ""
         for sequence in sequences:

@@ -150,11 +150,10 @@ class DriftView:
             self._show_table(table, state)
         if len(self.comparison.labels) > 1 and self._is_new("curves", state.checkpoint, state.measure, *head):
             self._show_curves(state)
-        if self._is_new("head", state.checkpoint, *head):
+        if self._is_new("head", state.checkpoint, state.method, *head):
             self.head.text = words.head_card(scene, table)
         self.column.value = self._column(state)
-        hits = None if scene.hits is None else scene.hits.tobytes()
-        if self._is_new("cards", state.checkpoint, *head, self._column(state), hits):
+        if self._is_new("cards", state.checkpoint, *head, self._column(state)):
             for name, card in self._cards().items():
                 card.text = self._titled(name, f'<p class="muted">{escape(say(self.language, "measuring"))}</p>')
             if self.root.document is not None:
@@ -181,9 +180,9 @@ class DriftView:
 
     def _tips(self, table: pd.DataFrame, state: CompareState) -> np.ndarray[Any, Any]:
         """Return what stands in bold above each head's tooltip: its name and the value that is coloured."""
-        name, signed = words.measure_name(self.language, state.measure), drift.is_signed(state.measure)
+        name = words.measure_name(self.language, state.measure)
         tips = [
-            f"{words.head_name(layer, head)} \u00b7 {name}: {words.number(state.measure, float(value), signed=signed)}"
+            f"{words.head_name(layer, head)} \u00b7 {name}: {words.measured(self.language, state.measure, float(value))}"
             for layer, head, value in zip(table["layer"], table["head"], table[state.measure], strict=True)
         ]
         return np.array(tips, dtype=object)
@@ -191,7 +190,7 @@ class DriftView:
     def _show_table(self, table: pd.DataFrame, state: CompareState) -> None:
         matched = self.comparison.is_matched(state.checkpoint)
         self.table.text = words.heads_table(table, state, matched=matched)
-        self.table_title.text = words.table_title(table, state)
+        self.table_title.text = words.table_title(table, state, matched=matched)
 
     def _show_curves(self, state: CompareState) -> None:
         found = drift.curves(self.comparison, state.measure, state.layer, state.head)
@@ -250,11 +249,8 @@ class DriftView:
                 links = comparison.links(*chosen, top=LINKS)
                 return words.links_card(links, comparison.units(state.checkpoint), state)
             if name == "sequences":
-                return words.sequences_list(comparison.sequences(*chosen, top=EXAMPLES), state)
-            found = words.classes(comparison.by(self._column(state), *chosen), self.language)
-            if scene.hits is None or comparison.unit(state.checkpoint) == "word":
-                return found
-            return words.hits_line(scene, comparison.token_drift(*chosen)) + found
+                return words.sequences_list(comparison.sequences(*chosen, top=EXAMPLES))
+            return words.classes(comparison.by(self._column(state), *chosen), self.language)
         except QKSpaceError as error:
             return f'<p class="muted">{escape(str(error))}</p>'
 
@@ -263,7 +259,9 @@ class DriftView:
         assert self.scene is not None
         state = self.scene.state
         head = words.head_name(state.layer, state.head)
-        title, tip = (escape(say(self.language, f"compare_{name}{end}", name=head, n=LINKS)) for end in ("", "_tip"))
+        differ = "differ_" if self.comparison.is_matched(state.checkpoint) else ""
+        names = f"compare_{differ}{name}", f"compare_{name}_tip"
+        title, tip = (escape(say(self.language, each, name=head, n=LINKS)) for each in names)
         body = f'<h2 class="why" title="{tip}">{title}</h2>{text}'
         return body if name == "classes" else f'<div class="card">{body}</div>'
 

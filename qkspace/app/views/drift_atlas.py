@@ -21,6 +21,7 @@ from qkspace.app import compare_words, drift, drift_atlas, figures_atlas
 from qkspace.app.compare_state import CompareScene, CompareState
 from qkspace.app.figures import renderer, tool_of
 from qkspace.app.language import say
+from qkspace.app.loop import beside, held
 from qkspace.app.raster import Extent
 from qkspace.app.style import CARD_CSS, FONT, PANEL, THEMES, WIDGET_CSS
 from qkspace.app.views.atlas import Picture
@@ -60,7 +61,9 @@ class DriftAtlasView:
         self.last: tuple[Any, ...] = ()
         self.hits: IntArray | None = None  # what was searched for last, and where it stands
         self.hit_rows: IntArray | None = None
-        self.sources = {name: ColumnDataSource() for name in ("mosaic", "cells", "here", "quiet")}
+        self.worth: drift_atlas.Worth | None = None  # of the maps at the tuned places, once it has been read
+        self.worth_of: tuple[str, str] = ("", "")  # checkpoint and method
+        self.sources = {name: ColumnDataSource() for name in ("mosaic", "cells", "here", "quiet", "unfit")}
         self.figure = _figure(self.sources, state.theme)
         self.picture = Picture(self.figure, self.sources, self._draw, self._open)
         self.figure.on_event(Tap, self._tap)
@@ -120,20 +123,38 @@ class DriftAtlasView:
         order_changed = self._order(self.state) != self._order(state)
         self.state = state
         try:
-            _, common = drift_atlas.method_of(self.comparison, state)
+            method, common = drift_atlas.method_of(self.comparison, state)
         except QKSpaceError as error:
             self.says.text, self.says.visible = f'<p class="poor">{escape(str(error))}</p>', True
             self.figure.visible = False
             return
         self.places.visible = common
         self.open.label = self.say("compare_atlas_open", name=compare_words.head_name(state.layer, state.head))
+        asked = (state.checkpoint, method) if common and self.places.active else ("", "")
+        if asked != self.worth_of:
+            self.worth_of, self.worth = asked, None
         now = (state.checkpoint, state.method, state.measure, state.theme, self.order.active, self.places.active)
         if now != self.last or scene.hits is not self.hits:
             is_laid_out = bool(self.last) and self.last[4] == self.order.active and not order_changed
             self.last, self.hits, self.hit_rows = now, scene.hits, drift_atlas.hit_rows(scene)
             self._draw(self.picture.view if is_laid_out else None)
-            self.legend.text = drift_atlas.legend(self.comparison, state, self.hit_rows)
         self.picture.show_here(state.layer, state.head)
+        if self.worth is None and asked[0] and self.root.document is not None:
+            self._read_worth(*asked)
+
+    def _read_worth(self, label: str, method: str) -> None:
+        """Read how well the maps fit the tuned attention, a file a head, beside the server's loop where there is one."""
+
+        def work() -> str:
+            drift_atlas.worth_of(self.comparison, label, method)  # kept, so that it is not read again
+            return ""
+
+        def tell(_text: str) -> None:
+            if (label, method) == self.worth_of and self.worth is None:
+                self.worth = drift_atlas.worth_of(self.comparison, label, method)
+                held(self.root.document, self._say)
+
+        beside(self.root.document, work, tell)
 
     def _order(self, state: CompareState) -> tuple[str, str]:
         """Return what the places of the cells depend on."""
@@ -156,7 +177,18 @@ class DriftAtlasView:
             **layout,
         )
         self.picture.put(mosaic, view, matrix=order is None, language=state.language)
-        boxes, said = figures_atlas.cell_boxes(mosaic), drift_atlas.cells_words(self.comparison, state, mosaic)
+        self._say()
+        quiet, boxes = drift_atlas.quiet_cells(table, mosaic), figures_atlas.cell_boxes(mosaic)
+        self.sources["quiet"].data = {name: np.asarray(boxes[name])[quiet] for name in ("x", "y", "w", "h")}
+        self.picture.show_here(state.layer, state.head)
+
+    def _say(self) -> None:
+        """Write what the cells and the legend say."""
+        mosaic, state = self.picture.mosaic, self.state
+        if mosaic is None:
+            return
+        boxes = figures_atlas.cell_boxes(mosaic)
+        said = drift_atlas.cells_words(self.comparison, state, mosaic, self.worth)
         corner = said.pop("js") if mosaic.cell_px >= LEAST_CORNER else [""] * len(boxes["name"])
         value = said.pop("value")
         if mosaic.cell_px >= LEAST_VALUE:
@@ -164,9 +196,12 @@ class DriftAtlasView:
         at = {"left": mosaic.cells["x0"] + 1, "under": mosaic.cells["y1"] - 1}
         hint = [self.say("compare_atlas_hint")] * len(corner)
         self.sources["cells"].data = {**boxes, **said, **at, "corner": corner, "hint": hint}
-        quiet = drift_atlas.quiet_cells(table, mosaic)
-        self.sources["quiet"].data = {name: np.asarray(boxes[name])[quiet] for name in ("x", "y", "w", "h")}
-        self.picture.show_here(state.layer, state.head)
+        unfit, marks = drift_atlas.unfit_cells(self.worth, mosaic)
+        if mosaic.cell_px < LEAST_CORNER:
+            marks = ["!"] * len(marks)
+        corners = {"left": mosaic.cells["x0"][unfit] + 1, "over": mosaic.cells["y0"][unfit] + 1}
+        self.sources["unfit"].data = {**corners, "mark": marks}
+        self.legend.text = drift_atlas.legend(self.comparison, state, self.hit_rows, self.worth)
 
     def paint(self, theme: str) -> None:
         """Take on the colours of a theme; the picture has its own."""
@@ -176,8 +211,8 @@ class DriftAtlasView:
 def _figure(sources: dict[str, ColumnDataSource], theme: str) -> figure:
     """Return the figure of the explorer's atlas with hatched ground below the noise floor and numbers in the corners.
 
-    sources: as for `figures_atlas.atlas_figure`, "cells" with left, under, corner, told, said and hint too; and "quiet" (x, y,
-    w, h).
+    sources: as for `figures_atlas.atlas_figure`, "cells" with left, under, corner, told, said and hint too; "quiet" (x, y, w,
+    h); and "unfit" (left, over, mark) of maps that are poor for the tuned attention.
     """
     plot = figures_atlas.atlas_figure(sources, theme, tooltip=TOOLTIP)
     plot.remove_tools(tool_of(plot, TapTool))  # the chosen head is framed, and not what was tapped
@@ -203,6 +238,17 @@ def _figure(sources: dict[str, ColumnDataSource], theme: str) -> figure:
         padding=1,
         name="corners",
     )
+    plot.text(
+        *("left", "over", "mark"),
+        source=sources["unfit"],
+        text_font_size="10px",
+        text_font={"value": "Inter, Segoe UI, Noto Sans, sans-serif"},
+        text_font_style="bold",
+        text_baseline="bottom",
+        background_fill_alpha=0.85,
+        padding=1,
+        name="unfit",
+    )
     _paint(plot, theme)
     return plot
 
@@ -213,3 +259,5 @@ def _paint(plot: figure, theme: str) -> None:
     quiet, corner = renderer(plot, "quiet").glyph, renderer(plot, "corners").glyph
     quiet.fill_color, quiet.hatch_color = colours["page"], colours["muted"]
     corner.text_color, corner.background_fill_color = colours["ink"], colours["plot"]
+    unfit = renderer(plot, "unfit").glyph
+    unfit.text_color, unfit.background_fill_color = colours["poor"], colours["plot"]

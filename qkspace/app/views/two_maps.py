@@ -29,10 +29,11 @@ from bokeh.plotting import figure
 from qkspace.app import compare_select as chosen
 from qkspace.app import figures_two_maps, two_maps_words
 from qkspace.app.colours import QUERY_KEY, Colouring
-from qkspace.app.compare_select import SIDES, Clicked, Pair, SideName
+from qkspace.app.compare_select import RECEIVED, SIDES, Clicked, Pair, SideName
 from qkspace.app.compare_state import CompareScene, CompareState
 from qkspace.app.figures import CLICK_PIXELS, renderer
 from qkspace.app.language import say
+from qkspace.app.loop import beside, held
 from qkspace.app.select import FAINT, KINDS, Links
 from qkspace.app.state import MAX_LINKS
 from qkspace.app.style import CARD_CSS, PANEL, THEMES, WIDGET_CSS
@@ -62,6 +63,7 @@ class TwoMapsView:
         self.drawn: tuple[Any, ...] = ()  # which maps were written last
         self.told: tuple[Any, ...] = ()  # of which units the browser knows the texts
         self.common: bool | None = None  # what the figures were made for
+        self.received: tuple[str, int, int] | None = None  # checkpoint, layer, head whose keys have been measured
         self.sources: dict[str, ColumnDataSource] = {}
         self.plots: dict[SideName, figure] = {}
         self.links: dict[SideName, Links] = {}
@@ -119,7 +121,8 @@ class TwoMapsView:
         if self.common != pair.common:
             self._build(pair, state)
         self.strong, found = chosen.emphasis(scene, pair), chosen.clicked(scene, pair)
-        colours = chosen.colouring(self.comparison, state, pair)
+        is_waiting = state.colour == RECEIVED and self.received != (state.checkpoint, state.layer, state.head)
+        colours = chosen.unmeasured(state, pair) if is_waiting else chosen.colouring(self.comparison, state, pair)
         arrows = chosen.arrows(pair, state.n_arrows if self._is_overlay() else 0, self.strong)
         self._tell(scene, pair, moved=moved)
         self._show_points(state, pair, colours, arrows, moved=moved)
@@ -134,6 +137,31 @@ class TwoMapsView:
         self._arrange(state, pair)
         self.controls.show(scene, pair, colours)
         self.says.text = two_maps_words.said(self.comparison, state, pair)
+        self.measure()
+
+    def measure(self) -> None:
+        """Measure what each key gained where points are coloured by it, beside the server's loop where there is one."""
+        document, scene = self.root.document, self.scene
+        if document is None or scene is None or self.pair is None or scene.state.colour != RECEIVED:
+            return
+        state = scene.state
+        asked = state.checkpoint, state.layer, state.head
+        if asked == self.received:
+            return
+
+        def work() -> str:
+            now = self.scene
+            if now is not None and asked == (now.state.checkpoint, now.state.layer, now.state.head):
+                chosen.received_change(self.comparison, *asked)  # kept, so that it is not measured again
+            return ""
+
+        def tell(_text: str) -> None:
+            now = self.scene
+            if now is not None and asked == (now.state.checkpoint, now.state.layer, now.state.head):
+                self.received = asked
+                held(document, partial(self.show, now))
+
+        beside(document, work, tell)
 
     def _look(self, state: CompareState) -> bool:
         """Read both maps where they are others than before, and tell whether they are."""
@@ -150,7 +178,7 @@ class TwoMapsView:
         names = ("tokens", "sentences", "vocabulary", "facts", "arrows", "place")
         self.sources = {name: ColumnDataSource() for name in names}
         self.sources |= {f"{side}_{name}": ColumnDataSource() for side in SIDES for name in figures_two_maps.NAMES}
-        self.sources["heads"] = ColumnDataSource({n: [] for n in ("x", "y", "angle", "size")}, syncable=False)
+        self.sources["heads"] = ColumnDataSource({n: [] for n in figures_two_maps.HEADS}, syncable=False)
         for side in SIDES:
             self.sources[f"{side}_near"] = ColumnDataSource(
                 dict(figures_two_maps.NOWHERE), syncable=False
@@ -229,10 +257,9 @@ class TwoMapsView:
         strength = 0.0 if self._is_overlay() else 0.12 if faint else 0.8
         for side, links in self.links.items():
             self.sources[f"{side}_links"].data = figures_two_maps.segments(links, strength)
-        weak = 0.65 if len(arrows.number) <= 300 else 0.4
         self.sources["arrows"].data = {
             **figures_two_maps.ends(arrows.start, arrows.end),
-            "alpha": np.full(len(arrows.number), weak, dtype=np.float32),
+            **figures_two_maps.arrow_looks(len(arrows.number)),
             "marker": np.where(
                 arrows.is_key, figures_two_maps.MARKERS["key"], figures_two_maps.MARKERS["query"]
             ).tolist(),
