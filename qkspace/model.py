@@ -87,23 +87,27 @@ def load(
     return Checkpoint(name, model.to(chosen).eval(), tokenizer)
 
 
-def check_name(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> None:
-    """Refuse a checkpoint whose configuration cannot be read; cheap, whatever its size.
+def check_name(
+    name: str, *, revision: str | None = None, trust_remote_code: bool = False, option: str = "--model"
+) -> None:
+    """Refuse a checkpoint whose configuration cannot be read; cheap, whatever its size. option: what to call it in the error.
 
     Raises:
         QKSpaceError: no checkpoint there.
     """
     from transformers import AutoConfig
 
-    name, options = _place(name, revision, trust_remote_code)
+    name, options = _place(name, revision, trust_remote_code, option)
     try:
         with _quiet():
             AutoConfig.from_pretrained(name, **options)
     except _load_errors() as error:
-        raise _not_loaded(name, error) from error
+        raise _not_loaded(name, error, option) from error
 
 
-def _place(name: str, revision: str | None, trust_remote_code: bool) -> tuple[str, dict[str, Any]]:
+def _place(
+    name: str, revision: str | None, trust_remote_code: bool, option: str = "--model"
+) -> tuple[str, dict[str, Any]]:
     """Return the name or folder of a checkpoint as transformers takes it, and the options beside it."""
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     if Path(name).is_dir():
@@ -112,13 +116,13 @@ def _place(name: str, revision: str | None, trust_remote_code: bool) -> tuple[st
         if revision is not None:
             raise QKSpaceError(f"{name} is a local folder: --revision {revision} only applies to names on the hub.")
     elif name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise QKSpaceError(f"--model {name}: no such folder. Give a folder with config.json or a name on the hub.")
+        raise QKSpaceError(f"{option} {name}: no such folder. Give a folder with config.json or a name on the hub.")
     return name, options
 
 
-def _not_loaded(name: str, error: BaseException) -> QKSpaceError:
+def _not_loaded(name: str, error: BaseException, option: str = "--model") -> QKSpaceError:
     return QKSpaceError(
-        f"--model {name}: could not be loaded ({_first_line(error)}). Give a folder that holds config.json and "
+        f"{option} {name}: could not be loaded ({_first_line(error)}). Give a folder that holds config.json and "
         "weights, or a name on the Hugging Face hub (which needs the network or a filled cache)."
     )
 

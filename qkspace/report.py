@@ -27,21 +27,17 @@ INTERVAL_TITLES = {name: title for name, title in SCORE_TITLES.items() if name !
 DRIFT_TITLES = {
     "js": "JS, nats",
     "noise_floor": "noise",
-    "value_js": "JS of values",
     "entropy_change": "entropy",
     "attention_to_sink_change": "to sink",
     "attention_to_previous_change": "to previous",
-    "attention_to_next_change": "to next",
-    "product_change": "product",
+    "product_change": "weights",
     "logit_change": "logits",
-    "query_cka": "query CKA",
-    "key_cka": "key CKA",
 }
 DRIFT_CAPTION = (
     "The heads whose attention changed most. JS: Jensen-Shannon divergence of attention, mean over queries, 0 to 0.693; below "
-    "noise it is what storage alone makes; entropy and attention to sink, previous and next token: tuned less base; product: "
-    "relative change of the query-key product, logits: of what it makes of this corpus; CKA: likeness of queries and keys, 1 "
-    "is the same; *: shared with another head of the base. All of it: --json"
+    "noise it is what storage alone makes; entropy, attention to sink and to previous token: tuned less base; weights, logits: "
+    "relative change of the query-key product and of what it makes of this corpus; *: shared with another head of the base. "
+    "All of it: --json"
 )
 DRIFT_ROWS = 20
 VERDICTS = (("good", 0.7, 0.5), ("fair", 0.4, 0.25))  # from which recall1 and recall1_content a map is called so
@@ -147,6 +143,9 @@ def verdict(recall1: float, recall1_content: float) -> str:
 def drift_rows(comparison: Comparison, label: str, top: int = DRIFT_ROWS) -> tuple[list[str], list[list[str]]]:
     """Return column titles and one row for each of the heads of a tuned checkpoint that changed most."""
     table = comparison.head_drift(label).sort_values("js", ascending=False, kind="stable").head(top)
+    table["product_change"] = table["product_change"].where(
+        table["product_from"] == "weights"
+    )  # else it is that of logits
     titles = dict(DRIFT_TITLES)
     names = [name for name in titles if name in table and not table[name].isna().all()]
     is_matched = comparison.is_matched(label)

@@ -251,6 +251,10 @@ def read_manifest(root: Path) -> dict[str, Any]:
             f"{root}: {what}, so no index of qkspace. Make one with `qkspace build --model ... --corpus ... --out {root}`."
         )
     manifest = read_json(path)
+    if manifest.get("format") == "qkspace-comparison":
+        raise QKSpaceError(
+            f"{root}: this is a comparison and no index. In Python: qkspace.open_comparison({str(root)!r})"
+        )
     if manifest.get("format") != FORMAT:
         raise QKSpaceError(
             f"{path}: format is {manifest.get('format')!r}, expected {FORMAT!r}. Is this another tool's?"

@@ -526,12 +526,15 @@ def test_what_cannot_be_compared_is_refused_with_the_reason(
     roots = [tmp_path / "a", tmp_path / "b"]
     for root, text in zip(roots, (corpus, other), strict=True):
         qkspace.build(str(base), text, out=root, **MAPS)
+    copy = Path(shutil.copytree(base, tmp_path / "checkpoints" / "copy"))
     out = tmp_path / "out"
     cases: list[tuple[tuple[Any, ...], str]] = [
         ((roots[0], roots[1]), "no sequence in common"),
         ((roots[0], roots[0]), "compared with itself"),
         ((base, []), "nothing to compare with"),
-        ((base, base), "Name the corpus"),
+        ((base, base, corpus), "compared with itself"),
+        ((base, copy), "Name the corpus"),
+        ((base, copy.parent, corpus), "holds some: name one of them"),
         ((base, tmp_path / "nowhere" / "at" / "all", corpus), "no such folder"),
     ]
     for arguments, message in cases:
@@ -541,7 +544,7 @@ def test_what_cannot_be_compared_is_refused_with_the_reason(
     with pytest.raises(QKSpaceError, match="max_tokens cannot be chosen"):
         qkspace.compare(roots[0], base, out=out, max_tokens=100, progress=False)
     with pytest.raises(QKSpaceError, match="2 checkpoints are compared"):
-        qkspace.compare(base, base, corpus, out=out, names=("a", "b", "c"), progress=False)
+        qkspace.compare(base, copy, corpus, out=out, names=("a", "b", "c"), progress=False)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
     with pytest.raises(QKSpaceError, match="left alone"):

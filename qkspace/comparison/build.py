@@ -80,6 +80,9 @@ def compare(
     if not several:
         raise QKSpaceError("There is nothing to compare with: name at least one tuned checkpoint.")
     sources = [read_source(str(name)) for name in (base, *several)]
+    twice = next((source for source in sources[1:] if source == sources[0]), None)
+    if twice is not None:
+        raise QKSpaceError(f"{twice.name} is compared with itself: name another index or checkpoint.")
     labels = name_all(sources, names)
     root = Path(out).resolve()  # workers may have been begun in another folder
     _refuse_foreign(root)
@@ -218,7 +221,8 @@ class _Run:
                 need_peft()
                 self._need_weights_of_base(source)
             elif source.index is None:
-                check_name(source.name, revision=source.revision, trust_remote_code=trust)
+                option = "--base" if source is self.sources[0] else "--tuned"
+                check_name(source.name, revision=source.revision, trust_remote_code=trust, option=option)
 
     def _need_weights_of_base(self, adapter: Source) -> None:
         if self.sources[0].index is not None:
@@ -267,7 +271,7 @@ class _Run:
             options["revision"] = source.revision
         if number:
             options |= TUNED_MAPS
-        self.console.say(f"Index of {self.labels[number]}")
+        self.console.say(f"Index {number + 1} of {len(self.sources)}: {self.labels[number]}")
         out = self.root / "indexes" / self.labels[number]
         options["name"] = self.labels[number]
         return build(model, corpus, out=out, overwrite=self.overwrite, console=self.console, **options)

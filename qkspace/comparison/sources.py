@@ -43,10 +43,17 @@ def read_source(name: str) -> Source:
         return Source(name, index=path.resolve())
     if (path / ADAPTER).is_file() and not (path / "config.json").is_file():
         return Source(str(path.resolve()), is_adapter=True)
+    inner = sorted(child for child in path.iterdir() if _is_checkpoint(child)) if path.is_dir() else []
+    if inner and not _is_checkpoint(path):
+        raise QKSpaceError(f"{name} is no checkpoint, but holds some: name one of them, such as {inner[-1]}.")
     if not path.exists() and "@" in name:
         plain, _, revision = name.rpartition("@")
         return Source(plain, revision=revision)
-    return Source(name)
+    return Source(str(path.resolve()) if path.is_dir() else name)
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    return (folder / "config.json").is_file() or (folder / ADAPTER).is_file()
 
 
 def name_all(sources: Sequence[Source], names: Sequence[str]) -> list[str]:
