@@ -597,7 +597,11 @@ def test_an_interrupt_ends_the_server_quietly(small_index: Index, tmp_path: Path
     log = tmp_path / "log"
     with log.open("w") as output:
         server = subprocess.Popen(
-            _serve_command(str(small_index.root), "--port", "0"), stdout=output, stderr=output, cwd=REPOSITORY
+            _serve_command(str(small_index.root), "--port", "0"),
+            stdout=output,
+            stderr=output,
+            cwd=REPOSITORY,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which tests in the background do not have
         )
         for _ in range(300):
             if "Ctrl-C" in log.read_text():
