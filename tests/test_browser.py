@@ -601,7 +601,9 @@ def test_an_interrupt_ends_the_server_quietly(small_index: Index, tmp_path: Path
             stdout=output,
             stderr=output,
             cwd=REPOSITORY,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which tests in the background do not have
+            preexec_fn=lambda: signal.signal(
+                signal.SIGINT, signal.SIG_DFL
+            ),  # which tests in the background do not have
         )
         for _ in range(300):
             if "Ctrl-C" in log.read_text():
