@@ -409,7 +409,7 @@ class View:
         """The scores on held-out sequences; None where a single sequence left nothing to hold out, or nothing is mapped."""
         from qkspace.fidelity import Scores
 
-        stored = _prefixed("scores.", self._arrays)
+        stored = prefixed("scores.", self._arrays)
         return Scores(**{name: value.item() for name, value in stored.items()}) if stored else None
 
     @cached_property
@@ -421,14 +421,14 @@ class View:
         """
         from qkspace.normalise import Gauge
 
-        return Gauge.from_arrays(_prefixed("gauge.", self._mapped))
+        return Gauge.from_arrays(prefixed("gauge.", self._mapped))
 
     @cached_property
     def fitted(self) -> Projection:
         """The projection of normalised vectors."""
         from qkspace.project import Projection
 
-        return Projection.from_arrays(_prefixed("projection.", self._mapped))
+        return Projection.from_arrays(prefixed("projection.", self._mapped))
 
     def transform(self, query: FloatArray | None = None, key: FloatArray | None = None) -> Positions:
         """Place new vectors, as captured, on this map: (token, d_head) to (token, dims); either may be left out."""
@@ -439,5 +439,6 @@ class View:
         )
 
 
-def _prefixed(prefix: str, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def prefixed(prefix: str, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return the arrays whose names begin so, by the rest of their names."""
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

@@ -310,17 +310,15 @@ def _state(gauge: Gauge, projection: Projection) -> dict[str, NDArray[Any]]:
 
 def _read_common(job: _Job, samples: Sequence[HeadSample]) -> list[tuple[Gauge, Projection]]:
     """Read the gauge and the projection that the heads of a joint map share: the same for each sample."""
+    from qkspace.index import prefixed
     from qkspace.normalise import Gauge
     from qkspace.project import Projection
 
     if not samples:
         return []
     arrays = store.read_arrays(store.common_path(job.root, job.method, job.dims))
-    gauge, projection = (
-        {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-        for prefix in ("gauge.", "projection.")
-    )
-    return [(Gauge.from_arrays(gauge), Projection.from_arrays(projection))] * len(samples)
+    gauge = Gauge.from_arrays(prefixed("gauge.", arrays))
+    return [(gauge, Projection.from_arrays(prefixed("projection.", arrays)))] * len(samples)
 
 
 def _vectors(job: _Job, head: int, rows: IntArray | slice) -> tuple[FloatArray, FloatArray]:

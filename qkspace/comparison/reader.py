@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from qkspace import store
 from qkspace.comparison.units import Units, common_units, pool
-from qkspace.index import Head, Index
+from qkspace.index import Head, Index, prefixed
 from qkspace.schema import FloatArray, IntArray, QKSpaceError
 
 if TYPE_CHECKING:
@@ -363,7 +363,7 @@ class TunedView:
         """How far the map can be trusted for the tuned checkpoint, on held-out sequences; None where it is not scored."""
         from qkspace.fidelity import Scores
 
-        stored = _prefixed("scores.", self._arrays)
+        stored = prefixed("scores.", self._arrays)
         return Scores(**{name: value.item() for name, value in stored.items()}) if stored else None
 
     @cached_property
@@ -371,11 +371,7 @@ class TunedView:
         """How tuned vectors were brought into the base's gauge before they were placed."""
         from qkspace.comparison.alignment import Alignment
 
-        return Alignment.from_arrays(_prefixed("alignment.", self._arrays))
-
-
-def _prefixed(prefix: str, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+        return Alignment.from_arrays(prefixed("alignment.", self._arrays))
 
 
 def placed_path(root: Path, method: str, dims: int, label: str, layer: int, head: int, suffix: str) -> Path:
