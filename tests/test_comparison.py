@@ -311,6 +311,7 @@ def test_an_adapter_of_another_model_is_refused(make_checkpoint: MakeCheckpoint,
         with pytest.raises(QKSpaceError, match="does not fit") as caught:
             qkspace.compare(base, adapter, corpus, out=tmp_path / f"out{number}", **MAPS)
         assert str(adapter) in str(caught.value)
+        assert not (tmp_path / f"out{number}").exists()  # before anything was indexed
     (tmp_path / "adapter0" / "adapter_model.safetensors").unlink()
     with pytest.raises(QKSpaceError, match=r"adapter_model\.safetensors"):
         qkspace.compare(small, tmp_path / "adapter0", corpus, out=tmp_path / "none", **MAPS)

@@ -210,7 +210,7 @@ class _Run:
     # ---------------------------------------------------------------- indexes
 
     def _check_names(self) -> None:
-        """Refuse at once what would be refused after the base's index is built: a checkpoint or adapter that is not there."""
+        """Refuse at once what would be refused after the base is indexed: what is not there, and adapters that do not fit."""
         from qkspace.adapter import need_peft
         from qkspace.model import check_name
 
@@ -223,6 +223,18 @@ class _Run:
             elif source.index is None:
                 option = "--base" if source is self.sources[0] else "--tuned"
                 check_name(source.name, revision=source.revision, trust_remote_code=trust, option=option)
+        for source in self.sources:
+            if source.is_adapter:
+                self._load(source)
+
+    def _load(self, source: Source) -> Any:
+        """Return the model of a checkpoint, or of the base with an adapter laid on it."""
+        from qkspace.model import load
+
+        of_base = self.sources[0] if source.is_adapter else source
+        options = {k: self.options[k] for k in ("dtype", "trust_remote_code") if k in self.options}
+        adapter = source.name if source.is_adapter else None
+        return load(of_base.name, revision=of_base.revision, adapter=adapter, device="cpu", **options).model
 
     def _need_weights_of_base(self, adapter: Source) -> None:
         if self.sources[0].index is not None:
@@ -426,22 +438,14 @@ class _Run:
     def _weight_changes(self, base: Index, pairs: list[_Pair]) -> dict[tuple[str, int], FloatArray]:
         """Return the change of the query-key product from the weights, (label, layer) -> (head), where they tell it."""
         from qkspace.comparison.product import weight_product_change
-        from qkspace.model import load
 
         if self.sources[0].index is not None or not any(p.is_placed and p.source.index is None for p in pairs):
             return {}
-        options = {k: self.options[k] for k in ("dtype", "trust_remote_code") if k in self.options}
-
-        def model(source: Source) -> Any:
-            first = self.sources[0] if source.is_adapter else source
-            adapter = source.name if source.is_adapter else None
-            return load(first.name, revision=first.revision, adapter=adapter, device="cpu", **options).model
-
-        own = model(self.sources[0])
+        own = self._load(self.sources[0])
         changes: dict[tuple[str, int], FloatArray] = {}
         for pair in (p for p in pairs if p.is_placed and p.source.index is None):
             self.console.detail(f"Comparing the weights of {pair.label}")
-            for layer, change in weight_product_change(own, model(pair.source), base.layers).items():
+            for layer, change in weight_product_change(own, self._load(pair.source), base.layers).items():
                 if change is not None:
                     changes[pair.label, layer] = change
         return changes
