@@ -6,6 +6,7 @@ not fit is refused: peft would leave out what it cannot place, and the model wou
 
 from __future__ import annotations
 
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,7 +63,9 @@ def lay_on(model: PreTrainedModel, folder: str) -> PreTrainedModel:
         raise QKSpaceError(f"{path}: the adapter holds no LoRA weights, only {', '.join(sorted(weights)[:3])} ...")
     try:
         model.load_state_dict(whole, strict=False)
-        adapted = peft.get_peft_model(model, config)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # what peft still asks for
+            adapted = peft.get_peft_model(model, config)
         result: Any = peft.set_peft_model_state_dict(adapted, found)
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
