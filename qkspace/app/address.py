@@ -29,6 +29,16 @@ def last(arguments: Arguments, name: str) -> str | None:
     return values[-1].decode("utf-8", "replace") if values else None
 
 
+def read_all(arguments: Arguments, readers: Mapping[str, Callable[[str, str, Any], Any]], of: Any) -> dict[str, Any]:
+    """Return the parts that the arguments name, each as its reader reads it; `of`: what is shown, for readers that ask.
+
+    Raises:
+        QKSpaceError: a part asks for what is not there.
+    """
+    said = {name: last(arguments, name) for name in readers}
+    return {name: readers[name](name, text, of) for name, text in said.items() if text is not None}
+
+
 def written(value: Any) -> str:
     """Return the words of an address for a number, a text, yes or no, or nothing."""
     if isinstance(value, bool):

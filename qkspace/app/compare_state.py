@@ -7,7 +7,7 @@ comparison, and back again. Knows no widgets and reads no arrays.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from qkspace.app import address
@@ -95,13 +95,7 @@ def from_address(arguments: Arguments, first: CompareState, comparison: Comparis
     Raises:
         QKSpaceError: it asks for what is not there.
     """
-    found: dict[str, Any] = {}
-    for name, read in READERS.items():
-        text = address.last(arguments, name)
-        if text is not None:
-            found[name] = read(name, text, comparison)
-    chosen = {field.name: getattr(first, field.name) for field in fields(CompareState)} | found
-    state = CompareState(**chosen)
+    state = replace(first, **address.read_all(arguments, READERS, comparison))
     comparison.base.head(state.layer, state.head)  # refuses what is not there
     return state
 

@@ -217,10 +217,8 @@ class _Page:
         elif what == "theme":
             self.change(theme="dark" if value == "dark" else "light")
         elif what == "address":
-            self._set(
-                from_address(arguments_of(str(value)), replace(self.first, theme=self.state.theme), self.shown),
-                push=False,
-            )
+            asked = from_address(arguments_of(str(value)), self.first, self.shown)
+            self._set(replace(asked, theme=self.state.theme), push=False)  # the theme is no step to go back to
         elif what == "view" and "sentence" in self.views:
             self.views["sentence"].told(value)
         elif what == "need" and "sentence" in self.views:

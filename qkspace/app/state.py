@@ -97,13 +97,7 @@ def from_address(arguments: Arguments, first: State, shown: Shown) -> State:
     Raises:
         QKSpaceError: it asks for what is not there.
     """
-    found: dict[str, Any] = {}
-    for name, read in READERS.items():
-        text = address.last(arguments, name)
-        if text is not None:
-            found[name] = read(name, text, shown)
-    chosen = {field.name: getattr(first, field.name) for field in fields(State)} | found
-    state = State(**chosen)
+    state = replace(first, **address.read_all(arguments, READERS, shown))
     shown.index.head(state.layer, state.head)  # refuses what is not there
     if (state.method, state.dims) not in shown.index.maps:
         maps = ", ".join(f"{method} in {dims}-D" for method, dims in shown.index.maps)
