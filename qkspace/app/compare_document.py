@@ -30,11 +30,10 @@ from qkspace.app.compare_state import (
 from qkspace.app.controls import help_dialog
 from qkspace.app.help import compare_help_html
 from qkspace.app.language import strings
-from qkspace.app.loop import held
+from qkspace.app.page import StatefulPage, found_by
 from qkspace.app.scripts import script
 from qkspace.app.style import root_css, variables_css
-from qkspace.schema import QKSpaceError
-from qkspace.search import Hits, search
+from qkspace.search import Hits
 
 if TYPE_CHECKING:
     from qkspace.comparison.reader import Comparison
@@ -102,7 +101,7 @@ def _first(comparison: Comparison, chosen: dict[str, Any]) -> CompareState:
     return first
 
 
-class _ComparePage:
+class _ComparePage(StatefulPage):
     """The parts and the state of one visitor."""
 
     def __init__(
@@ -132,7 +131,7 @@ class _ComparePage:
         side = {"overflow-y": "auto", "overflow-x": "hidden", "scrollbar-width": "thin", **gap}
         left = column(*self.controls.parts, width=236, sizing_mode="stretch_height", styles=side, margin=0)
         self.centre = column(sizing_mode="stretch_both", margin=0)
-        self.variables = GlobalInlineStyleSheet(css=variables_css(self.state.theme, whole=self.whole))
+        variables = GlobalInlineStyleSheet(css=variables_css(self.state.theme, whole=self.whole))
         self.sheet = InlineStyleSheet(css=root_css(self.state.theme))
         return column(
             self.header.top,
@@ -142,7 +141,7 @@ class _ComparePage:
             row(left, self.centre, sizing_mode="stretch_both", styles={**gap, "min-height": "0"}),
             self.help,
             sizing_mode="stretch_both",
-            stylesheets=[self.variables, self.sheet],
+            stylesheets=[variables, self.sheet],
             styles={"padding": "4px 12px 12px", "box-sizing": "border-box", "min-height": "480px"},
             tags=["", "", 0],
             name="page",
@@ -173,13 +172,6 @@ class _ComparePage:
 
     # ---------------------------------------------------------------- changes
 
-    def _told(self, _attr: str, _old: Any, new: list[Any]) -> None:
-        """Do what the browser says, and say why where it cannot be done."""
-        try:
-            self._do(*new[:2])
-        except QKSpaceError as error:
-            self.header.complain(str(error))
-
     def _do(self, what: str, value: Any) -> None:
         """Do what the browser says: the escape key, its wish for a dark theme, a button, or an address gone back to."""
         if what == "escape":
@@ -199,22 +191,11 @@ class _ComparePage:
         new = replace(new, head=min(new.head, self.comparison.base.layers[new.layer].n_heads - 1))
         self._set(new, push=any(getattr(new, name) != getattr(self.state, name) for name in STEPS))
 
-    def _set(self, new: CompareState, *, push: bool) -> None:
-        if new == self.state:
-            return
-        old, self.state, self.is_pushed = self.state, new, push
-        held(self.root.document, lambda: self._show_change(old))
-
-    def _show_change(self, old: CompareState) -> None:
-        if self.state.theme != old.theme:
-            self._paint()
-        self.show()
-
     def show(self) -> None:
         """Let every part show what the state asks for; views that are not open wait until they are."""
         state = self.state
         if state.search != self.found[0]:
-            self.found = (state.search, *self._search(state.search))
+            self.found = (state.search, *found_by(self.comparison.base, state.search))
         _, hits, trouble = self.found
         scene = CompareScene(self.comparison, state, None if hits is None else hits.rows, trouble)
         self.header.show(scene, hits)
@@ -225,13 +206,6 @@ class _ComparePage:
             view.root.visible = page == state.page
         self.header.title.tags = [urlencode(to_address(state, self.first), errors="replace"), self.is_pushed]
 
-    def _search(self, text: str) -> tuple[Hits | None, str]:
-        """Return what a search finds, or what is wrong with it."""
-        try:
-            return (search(self.comparison.base, text), "") if text.strip() else (None, "")
-        except QKSpaceError as error:
-            return None, str(error)
-
     def _view(self, page: ComparePage) -> Any:
         """Return a view, built when it is first opened."""
         if page not in self.views:
@@ -240,14 +214,9 @@ class _ComparePage:
             self.centre.children = [*self.centre.children, view.root]
         return self.views[page]
 
-    def _paint(self) -> None:
-        """Give everything the colours of the theme."""
-        theme = self.state.theme
-        self.sheet.css = root_css(theme)
-        self.variables = GlobalInlineStyleSheet(css=variables_css(theme, whole=self.whole))  # one keeps its first text
-        self.root.stylesheets = [self.variables, self.sheet]
-        for part in (self.header, self.controls, *self.views.values()):
-            part.paint(theme)
+    def painted(self) -> tuple[Any, ...]:
+        """Return the parts that take the colours of a theme."""
+        return (self.header, self.controls, *self.views.values())
 
 
 def _make_view(page: ComparePage) -> Any:

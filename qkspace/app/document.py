@@ -26,6 +26,7 @@ from qkspace.app.controls import Controls, Header, help_dialog
 from qkspace.app.help import help_html, tour_steps
 from qkspace.app.language import say, strings
 from qkspace.app.loop import held
+from qkspace.app.page import StatefulPage, found_by
 from qkspace.app.scripts import script
 from qkspace.app.select import Scene, Shown, shown_of
 from qkspace.app.state import Page, State, from_address, to_address
@@ -36,7 +37,7 @@ from qkspace.app.views.map import MapView
 from qkspace.app.views.sentence import SentenceView
 from qkspace.index import Index
 from qkspace.schema import QKSpaceError
-from qkspace.search import Hits, search
+from qkspace.search import Hits
 
 if TYPE_CHECKING:
     from qkspace.live import LiveSequence, LiveWorker
@@ -111,7 +112,7 @@ def _first(shown: Shown, chosen: dict[str, Any]) -> State:
     return first
 
 
-class _Page:
+class _Page(StatefulPage):
     """The parts and the state of one visitor."""
 
     def __init__(self, shown: Shown, first: State, state: State, indexes: list[str], *, whole: bool) -> None:
@@ -145,7 +146,7 @@ class _Page:
         )
         self.right = column(*self.cards.parts, width=330, sizing_mode="stretch_height", styles=side, margin=0)
         self.centre = column(sizing_mode="stretch_both", margin=0)
-        self.variables = GlobalInlineStyleSheet(css=variables_css(self.state.theme, whole=self.whole))
+        variables = GlobalInlineStyleSheet(css=variables_css(self.state.theme, whole=self.whole))
         self.sheet = InlineStyleSheet(css=root_css(self.state.theme))
         return column(
             self.header.top,
@@ -154,7 +155,7 @@ class _Page:
             row(left, self.centre, self.right, sizing_mode="stretch_both", styles={**gap, "min-height": "0"}),
             self.help,
             sizing_mode="stretch_both",
-            stylesheets=[self.variables, self.sheet],
+            stylesheets=[variables, self.sheet],
             styles={"padding": "4px 12px 12px", "box-sizing": "border-box", "min-height": "480px"},
             tags=["", "", 0],
             name="page",
@@ -203,13 +204,6 @@ class _Page:
 
     # ---------------------------------------------------------------- changes
 
-    def _told(self, _attr: str, _old: Any, new: list[Any]) -> None:
-        """Do what the browser says, and say why where it cannot be done."""
-        try:
-            self._do(*new[:2])
-        except QKSpaceError as error:
-            self.header.complain(str(error))
-
     def _do(self, what: str, value: Any) -> None:
         """Do what the browser says: the escape key, its wish for a dark theme, a button, or an address gone back to."""
         if what == "escape":
@@ -242,17 +236,6 @@ class _Page:
         push = any(getattr(new, name) != getattr(self.state, name) for name in STEPS)
         self._set(new, push=push)
 
-    def _set(self, new: State, *, push: bool) -> None:
-        if new == self.state:
-            return
-        old, self.state, self.is_pushed = self.state, new, push
-        held(self.root.document, lambda: self._show_change(old))
-
-    def _show_change(self, old: State) -> None:
-        if self.state.theme != old.theme:
-            self._paint()
-        self.show()
-
     def show(self) -> None:
         """Let every part show what the state asks for; views that are not open wait until they are."""
         state = self.state
@@ -275,20 +258,13 @@ class _Page:
         """Work out what all parts show; a search that cannot be understood is told, and finds nothing."""
         state = self.state
         if state.search != self.found[0]:
-            self.found = (state.search, *self._search(state.search))
+            self.found = (state.search, *found_by(self.index, state.search))
         _, hits, trouble = self.found
         self._live()
         live, said = (self.live.result, self.live.says) if self.live.asked else (None, "")
         return Scene(
             self.shown, state, select.colouring(self.shown, state), hits, live, trouble=trouble, live_says=said
         )
-
-    def _search(self, text: str) -> tuple[Hits | None, str]:
-        """Return what a search finds, or what is wrong with it."""
-        try:
-            return (search(self.index, text), "") if text.strip() else (None, "")
-        except QKSpaceError as error:
-            return None, str(error)
 
     def _live(self) -> None:
         """Let the model read the sentence that the state asks for, if it has not, in a thread of its own."""
@@ -352,11 +328,6 @@ class _Page:
         self.turn += 1
         self.header.export.tags = [name, mime, b64encode(content).decode("ascii"), self.turn]
 
-    def _paint(self) -> None:
-        """Give everything the colours of the theme."""
-        theme = self.state.theme
-        self.sheet.css = root_css(theme)
-        self.variables = GlobalInlineStyleSheet(css=variables_css(theme, whole=self.whole))  # one keeps its first text
-        self.root.stylesheets = [self.variables, self.sheet]
-        for part in (self.header, self.controls, self.navigator, *self.views.values()):
-            part.paint(theme)
+    def painted(self) -> tuple[Any, ...]:
+        """Return the parts that take the colours of a theme."""
+        return (self.header, self.controls, self.navigator, *self.views.values())
