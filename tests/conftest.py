@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from browsing import chromium, visit  # noqa: F401 (fixtures)
+from hypothesis import settings
 from numpy.typing import NDArray
 
 from qkspace.index import Index
+
+settings.register_profile("untimed", deadline=None)  # how long an example takes says nothing on a busy machine
+settings.load_profile("untimed")
 
 REPOSITORY = Path(__file__).parents[1]
 SHARED = Path(__file__).parents[2] / "shared"
