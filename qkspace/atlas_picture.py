@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from qkspace.app import atlas, select
 from qkspace.app.colours import QUERY_KEY, Colouring
-from qkspace.app.select import NORM, Shown
+from qkspace.app.select import OF_A_HEAD, Shown
 from qkspace.app.state import Kind, State, Theme
 from qkspace.captions import corpus_words, titled
 from qkspace.drawing import MARGIN, WIDEST, Font, Sheet, check_width, height_of, unpack, visible
@@ -197,7 +197,7 @@ def _draw_maps(
         if view.reason:
             crosses += [[(x, y), (x + side, y + side)], [(x + side, y), (x, y + side)]]
             continue
-        if state.colour == NORM:
+        if state.colour in OF_A_HEAD:
             colours = select.colouring(shown, replace(state, layer=layer, head=head))
         for kind, place in _small(view, rows).items():
             places[kind].append(corner + place * side)
@@ -220,7 +220,7 @@ def _draw_maps(
 def _small(view: View, rows: IntArray) -> dict[Kind, FloatArray]:
     """Return the drawn points of a map inside a square of side 1, y down; a hundredth of them, the farthest, may be cut off."""
     place = np.concatenate([view.query[rows, :2], view.key[rows, :2]])
-    low, high = np.percentile(place, [0.5, 99.5], axis=0)
+    low, high = np.nanpercentile(place, [0.5, 99.5], axis=0)
     place = 0.5 + (place - (low + high) / 2) * [1, -1] / max(float((high - low).max()), 1e-9) * 0.92
     place = np.where(((place >= 0) & (place <= 1)).all(axis=1, keepdims=True), place, np.nan)
     return {"query": place[: len(rows)], "key": place[len(rows) :]}

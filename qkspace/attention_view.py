@@ -536,9 +536,11 @@ def attention_data(
     rows = index.rows(sequence)
     n = rows.stop - rows.start
     _levels(n * n * sum(index.layers[number].n_heads for number in chosen))
+    n_source = index.n_source(index.place(sequence)) if any(layer.crosses for layer in index.layers) else None
     data: Payload = {
         "id": f"{index.root}/{sequence}",
-        "sentenceB": None,
+        "sentenceB": n_source,
+        "nSource": n_source,
         "levels": levels,
         **_described(index.tokens.iloc[rows], index.layers),
     }

@@ -22,6 +22,7 @@ import numpy as np
 from qkspace import store
 from qkspace.app.language import say
 from qkspace.index import Index
+from qkspace.position import LayerPosition, allowed_rows, attend_heads, with_sink
 from qkspace.schema import BoolArray, FloatArray, IntArray, LayerSpec, QKSpaceError
 
 if TYPE_CHECKING:
@@ -193,13 +194,16 @@ def sequence_scores(
     chosen = np.sort(order[: max(1, int(np.searchsorted(cost, MAX_PAIRS, side="right")))])
     special = index.tokens["is_special"].to_numpy(dtype=bool)
     query, key = (store.read_array(_path(index.root, name, layer)) for name in ("query", "key"))
+    position = index.position(layer)
+    part = None if position is None else position.taken(np.array([head]))
     rows = np.empty((len(chosen), len(STATISTICS)))
     for i, s in enumerate(chosen):
         start, n = int(index.row_starts[s]), int(lengths[s])
         drawn = np.arange(n) if n <= MAX_QUERIES else np.sort(rng.choice(n, MAX_QUERIES, replace=False))
         keys = store.float_array(key[one.kv_head, start : start + n])
         queries = store.float_array(query[head, start : start + n])
-        rows[i] = _statistics(queries, keys, drawn, special[start : start + n], one.spec)
+        sequence = _Sequence(queries, keys, special[start : start + n], one.spec, part, index.n_source(int(s)), int(s))
+        rows[i] = _statistics(sequence, drawn)
     table = pd.DataFrame(rows, columns=list(STATISTICS))
     table.insert(0, "sequence", index.sequences["sequence"].to_numpy()[chosen])
     table.insert(1, "n_tokens", lengths[chosen])
@@ -307,20 +311,44 @@ def _standardised(scores: pd.DataFrame) -> FloatArray:
     return out
 
 
-def _statistics(
-    query: FloatArray, key: FloatArray, drawn: IntArray, special: BoolArray, layer: LayerSpec
-) -> FloatArray:
-    """Return STATISTICS of one head on one sequence; query, key: (token, d_head), special: (token), drawn: queries used."""
-    n = len(key)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sequence:
+    """One head on one sequence: query, key (token, d_head), special (token), and what else its attention is made of."""
+
+    query: FloatArray
+    key: FloatArray
+    special: BoolArray
+    layer: LayerSpec
+    position: LayerPosition | None  # of this head alone
+    n_source: int | None
+    number: int
+
+    def allowed(self, at: IntArray) -> BoolArray:
+        """Return which keys the queries at some positions may attend to: (query, key token)."""
+        n = len(self.key)
+        allowed = allowed_rows(self.layer, at, n, self.n_source)
+        added = None if self.position is None else self.position.of(n, self.number)
+        return allowed if added is None else np.asarray(allowed & (added[0, at] > -np.inf))
+
+    def attention(self, at: IntArray) -> FloatArray:
+        """Return the attention of the queries at some positions: (query, key token)."""
+        more: dict[str, Any] = {"at": at, "n_source": self.n_source, "number": self.number}
+        attention = attend_heads(self.query[None, at], self.key[None], self.layer, self.position, **more)
+        return np.asarray(attention[0])
+
+
+def _statistics(sequence: _Sequence, drawn: IntArray) -> FloatArray:
+    """Return STATISTICS of one head on one sequence; drawn: positions of the queries used."""
+    n, special = len(sequence.key), sequence.special
     sums, counts = np.zeros(len(STATISTICS)), np.zeros(len(STATISTICS), dtype=np.int64)
     for at in np.array_split(drawn, min(len(drawn), math.ceil(len(drawn) * n / BLOCK_PAIRS))):
-        allowed = allowed_rows(layer, at, n)
-        attention = attention_rows(query[at], key, allowed, layer.scale)
+        allowed = sequence.allowed(at)
+        attention = sequence.attention(at)
         n_allowed, offset = allowed.sum(axis=1), at[:, None] - np.arange(n)[None, :]
         distance = np.sum(attention * np.abs(offset), axis=1)
         entropy = -np.sum(attention * np.log(np.maximum(attention, TINY)), axis=1)
-        equal = np.sum(np.abs(offset) * allowed, axis=1) / n_allowed
-        every, choice = np.ones(len(at), dtype=bool), n_allowed > 1
+        equal = np.sum(np.abs(offset) * allowed, axis=1) / np.maximum(n_allowed, 1)
+        every, choice = n_allowed > 0, n_allowed > 1
         parts: list[tuple[FloatArray, BoolArray]] = [(entropy, every), (distance, every)]  # value, whether it counts
         to_first = np.arange(n)[None, :] == 0
         for keys in (offset == 1, offset == -1, offset == 0, special[None, :], to_first):  # as in SHARES
@@ -331,23 +359,6 @@ def _statistics(
         counts += [int(counted.sum()) for _, counted in parts]
     mean: FloatArray = np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
     return mean
-
-
-# ---------------------------------------------------------------------------------------------- attention of some queries
-
-
-def allowed_rows(layer: LayerSpec, at: IntArray, n: int) -> BoolArray:
-    """Return which keys of a sequence of n tokens the queries at some positions may attend to: (query, key token)."""
-    offset = at[:, None] - np.arange(n)[None, :]
-    allowed = offset >= 0 if layer.causal else np.ones(offset.shape, dtype=bool)
-    return allowed if layer.window is None else allowed & (np.abs(offset) < layer.window)
-
-
-def attention_rows(query: FloatArray, key: FloatArray, allowed: BoolArray, scale: float) -> FloatArray:
-    """Return the attention of some queries: (..., query, d_head) and (..., key token, d_head) to (..., query, key token)."""
-    logit = np.where(allowed, scale * (query @ key.swapaxes(-1, -2)), -np.inf)
-    weight = np.exp(logit - logit.max(axis=-1, keepdims=True))
-    return np.asarray(weight / weight.sum(axis=-1, keepdims=True), dtype=np.float32)
 
 
 def _path(root: Path, name: str, layer: int) -> Path:
@@ -440,16 +451,21 @@ def _measured(root: Path, stamp: tuple[int, int], max_tokens: int, seed: int) ->
     n_heads = sum(layer.n_heads for layer in index.layers)
     sums, n_queries, n_sequences = np.zeros((n_heads, n_heads)), 0, 0
     lengths = index.sequences["n_tokens"].to_numpy(dtype=np.int64)
+    has_sink = any(layer.has_sink for layer in index.layers)
     first = int(_is_causal(index))  # a decoder's first query has no choice
     for s, at in draw_queries(lengths, max_tokens, n_heads * (n_heads + 1) // 2, seed=seed, first=first):
         start, n = int(index.row_starts[s]), int(lengths[s])
         for part in np.array_split(at, min(len(at), math.ceil(len(at) * n * n_heads / (16 * BLOCK_PAIRS)))):
             weights = attention_of_all(index, start, n, part)
+            n_queries += int(weights.any(axis=(0, 2)).sum())  # a token that asks nothing adds nothing
             allowed = (
                 part[:, None] >= np.arange(n)[None, :]
             )  # of causal layers; what no head may attend to adds nothing
+            if has_sink:
+                weights = with_sink(weights)
+                allowed = np.concatenate([allowed, np.ones((len(part), 1), dtype=bool)], axis=1)
             add_mixtures(sums, weights[:, allowed] if first else weights.reshape(n_heads, -1))
-        n_queries, n_sequences = n_queries + len(at), n_sequences + 1
+        n_sequences += 1
     distance = divergence(np.triu(sums) + np.triu(sums, 1).T, n_queries)
     distance.setflags(write=False)
     return _Distances(distance, n_queries, n_sequences)
@@ -494,13 +510,13 @@ def attention_of_all(index: Index, start: int, n: int, at: IntArray) -> FloatArr
     start, n: first row and length of the sequence; at: (query), positions in it.
     """
     rows = []
+    place = int(np.searchsorted(index.row_starts, start, side="right")) - 1
+    more: dict[str, Any] = {"at": at, "n_source": index.n_source(place), "number": place}
     for number, layer in enumerate(index.layers):
         query, key = (store.read_array(_path(index.root, name, number)) for name in ("query", "key"))
         queries = store.float_array(query[:, start + at])  # (head, query, d_head)
         keys = store.float_array(key[:, start : start + n])  # (kv_head, key token, d_head)
-        grouped = queries.reshape(layer.n_kv_heads, -1, len(at), queries.shape[-1])
-        attention = attention_rows(grouped, keys[:, None], allowed_rows(layer, at, n), layer.scale)
-        rows.append(attention.reshape(layer.n_heads, len(at), n))
+        rows.append(attend_heads(queries, keys, layer, index.position(number), **more))
     return np.concatenate(rows)
 
 

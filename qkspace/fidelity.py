@@ -3,6 +3,10 @@
 In: the captured vectors of some sequences and where they lie on the map. Out: `Scores`.
 Knows no projection method and no disk; every score compares logits with distances, and nothing else.
 
+Where position adds to the product of query and key, a map cannot show that part. What the map is asked is said score by
+score: `recall` and `spearman` compare the model's own attention, all of it, with nearness; `attention_kl` and
+`weighted_correlation` take the position part as known, because no map of the vectors could hold it (docs/method.md).
+
 D[i, j] is the distance on the map between query i and key j of one sequence, for the pairs that the mask
 allows. All such pairs are laid end to end, row (query) after row, so that one sum over segments serves
 sequences of every length without padding.
@@ -25,6 +29,7 @@ MAX_PAIRS = 2_000_000
 MAX_TRUSTWORTHINESS_POINTS = 800
 TRUSTWORTHINESS_NEIGHBOURS = 5
 LOGIT_TIE = 1e-6  # two keys whose attention differs by less than a millionth are both the most attended
+TINY = 1e-300  # what a row attends to keys in all is at least, where it is divided by
 ZERO_VARIANCE = 1e-24  # relative to the sum of squares: below it, what is left is rounding
 
 
@@ -33,7 +38,13 @@ class Pairs:
     """All allowed (query, key) pairs of some whole sequences, one row (query) after another.
 
     query_token, key_token, row, logit, attention: (pair); row_starts: (row), where each row begins.
-    query_token and key_token count in the sample they came from; row counts from 0 without gaps.
+    query_token and key_token count in the sample they came from; row counts from 0 without gaps. logit and attention are
+    the model's own; a row's attention sums to less than 1 where the head has a sink. Rows without an allowed key are not
+    there, nor is a sequence of nothing else among the n_sequences.
+
+    product: (pair), scale times query . key; content: (pair), the same after a cap, which is the logit less its position
+    part; all three are one array where attention is the softmax of the product. row_attention: (row), what the keys of a
+    row get together where a sink takes a share; None where that is 1.
     """
 
     query_token: IntArray
@@ -43,6 +54,14 @@ class Pairs:
     logit: Float64Array
     attention: Float64Array
     n_sequences: int
+    product: Float64Array
+    content: Float64Array
+    row_attention: Float64Array | None = None
+
+    @property
+    def position(self) -> Float64Array | None:
+        """What position adds to the logit of each pair: (pair); None where it adds nothing."""
+        return None if self.content is self.logit else self.logit - self.content
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +129,8 @@ def score(sample: HeadSample, positions: Positions, *, seed: int = 0) -> Scores:
             f"Positions must hold one query and one key for each of the {n_tokens} tokens of the sample; got query "
             f"{positions.query.shape} and key {positions.key.shape}. Score a map with the positions of this sample."
         )
-    if not (np.isfinite(positions.query).all() and np.isfinite(positions.key).all()):
+    placed = positions.query[sample.is_query], positions.key[sample.is_key]
+    if not all(np.isfinite(places).all() for places in placed):
         raise QKSpaceError("Positions must be finite; the map holds nan or infinity. Fit the map again.")
     pairs = gather_pairs(sample, max_pairs=MAX_PAIRS, seed=seed)
     logit_rank = _row_ranks(pairs, pairs.logit)
@@ -133,7 +153,7 @@ def score(sample: HeadSample, positions: Positions, *, seed: int = 0) -> Scores:
 
 def fault(*samples: HeadSample) -> str | None:
     """Say why a head can be neither mapped nor scored: vectors that are not finite; None where it can."""
-    vectors = [array for sample in samples for array in (sample.query, sample.key)]
+    vectors = [array for sample in samples for array in (sample.queries, sample.keys)]
     n_bad = sum(int((~np.isfinite(array).all(axis=1)).sum()) for array in vectors)
     n_all = sum(len(array) for array in vectors)
     return f"{n_bad:,} of {n_all:,} of its query and key vectors hold nan or infinity" if n_bad else None
@@ -147,7 +167,7 @@ def attention(sample: HeadSample) -> list[Float64Array]:
     """
     pairs = gather_pairs(sample, max_pairs=None)
     out = []
-    bounds = np.searchsorted(pairs.query_token, sample.starts)
+    bounds = np.searchsorted(pairs.query_token, sample.starts)  # of pairs, which are in the order of queries
     for s, (start, end) in enumerate(zip(sample.starts[:-1], sample.starts[1:], strict=True)):
         here = slice(bounds[s], bounds[s + 1])
         matrix = np.zeros((end - start, end - start))
@@ -171,27 +191,62 @@ def gather_pairs(sample: HeadSample, *, max_pairs: int | None = MAX_PAIRS, seed:
         raise QKSpaceError("The head sample holds no tokens; expected at least one sequence.")
     share = 1.0 if max_pairs is None else min(1.0, max_pairs / float(np.sum(sizes**2)))
     rng = np.random.default_rng(seed)
-    query, key = sample.query.astype(np.float64), sample.key.astype(np.float64)
-    if not (np.isfinite(query).all() and np.isfinite(key).all()):
+    if not (np.isfinite(sample.queries).all() and np.isfinite(sample.keys).all()):
         raise QKSpaceError("The query and key vectors must be finite. Capture the head again.")
-    masks = {int(n): sample.layer.allowed(int(n)) for n in np.unique(sizes[chosen])}
-    query_token, key_token, lengths, logit = [], [], [], []
+    query, key = sample.query.astype(np.float64), sample.key.astype(np.float64)
+    is_alike = sample.n_source is None and sample.bias is None  # sequences of one length have one mask
+    masks = {int(n): sample.layer.allowed(int(n)) for n in np.unique(sizes[chosen])} if is_alike else {}
+    query_token, key_token, lengths, product, bias, sink = [], [], [], [], [], []
+    n_sequences = 0
     for s in chosen:
         start, n = int(sample.starts[s]), int(sizes[s])
-        drawn = np.arange(n) if share == 1.0 else np.sort(rng.permutation(n)[: max(1, int(share * n))])
-        allowed = masks[n][drawn]  # (drawn query, key token)
+        mask = masks[n] if is_alike else sample.allowed(int(s))
+        asking = np.flatnonzero(mask.any(axis=1))
+        drawn = asking
+        if share < 1:
+            drawn = np.sort(asking[rng.permutation(len(asking))[: max(1, int(share * len(asking)))]])
+        if not len(drawn):
+            continue
+        allowed = mask[drawn]  # (drawn query, key token)
         rows, columns = np.nonzero(allowed)
-        logit.append((sample.layer.scale * (query[start + drawn] @ key[start : start + n].T))[rows, columns])
+        product.append((sample.layer.scale * (query[start + drawn] @ key[start : start + n].T))[rows, columns])
         query_token.append(drawn[rows] + start)
         key_token.append(columns + start)
         lengths.append(allowed.sum(axis=1))
+        if sample.bias is not None:
+            bias.append(np.asarray(sample.bias[s][drawn[rows], columns], dtype=np.float64))
+        if sample.sink is not None:
+            sink.append(np.full(len(drawn), sample.sink[s], dtype=np.float64))
+        n_sequences += 1
+    if not n_sequences:
+        raise QKSpaceError("No token of the head sample may attend to any other; expected at least one that does.")
     row_lengths = np.concatenate(lengths)
     row_starts = np.cumsum(row_lengths) - row_lengths
     row = np.repeat(np.arange(len(row_lengths)), row_lengths)
-    logits = np.concatenate(logit)
-    weight = np.exp(logits - np.maximum.reduceat(logits, row_starts)[row])
-    weight /= np.add.reduceat(weight, row_starts)[row]
-    return Pairs(np.concatenate(query_token), np.concatenate(key_token), row, row_starts, logits, weight, len(chosen))
+    products = np.concatenate(product)
+    contents = _capped(products, sample.layer.softcap)
+    logits = contents + np.concatenate(bias) if bias else contents
+    weight = _attention(logits, row, row_starts, np.concatenate(sink) if sink else None)
+    of_tokens = np.concatenate(query_token), np.concatenate(key_token)
+    total = np.add.reduceat(weight, row_starts) if sink else None
+    return Pairs(*of_tokens, row, row_starts, logits, weight, n_sequences, products, contents, total)
+
+
+def _capped(product: Float64Array, softcap: float | None) -> Float64Array:
+    return product if softcap is None else np.asarray(softcap * np.tanh(product / softcap))
+
+
+def _attention(logit: Float64Array, row: IntArray, row_starts: IntArray, sink: Float64Array | None) -> Float64Array:
+    """Return the softmax of each row of pairs, and of its sink (row), whose share is nobody's: (pair)."""
+    top = np.maximum.reduceat(logit, row_starts)
+    if sink is not None:
+        top = np.maximum(top, sink)
+    weight: Float64Array = np.exp(logit - top[row])
+    total = np.add.reduceat(weight, row_starts)
+    if sink is not None:
+        total += np.exp(sink - top)
+    weight /= total[row]
+    return weight
 
 
 def pair_distance(pairs: Pairs, positions: Positions) -> Float64Array:
@@ -210,7 +265,7 @@ def full_distance(pairs: Pairs, sample: HeadSample) -> Float64Array:
     """Return the Euclidean distance in the full space of every pair: (pair); |q - k|^2 = |q|^2 + |k|^2 - 2 q.k."""
     query, key = sample.query.astype(np.float64), sample.key.astype(np.float64)
     squared = np.sum(query**2, axis=1)[pairs.query_token] + np.sum(key**2, axis=1)[pairs.key_token]
-    squared -= 2 * pairs.logit / sample.layer.scale
+    squared -= 2 * pairs.product / sample.layer.scale
     distance: Float64Array = np.sqrt(np.maximum(squared, 0.0))
     return distance
 
@@ -231,7 +286,8 @@ def _sums(
         "attention_kl": divergence,
         "spearman": spearman(pairs, logit_rank, distance),
     }
-    first_rows = np.searchsorted(pairs.query_token[pairs.row_starts], sample.starts[:-1][np.diff(sample.starts) > 0])
+    sequence = np.searchsorted(sample.starts, pairs.query_token[pairs.row_starts], side="right")  # of each row
+    first_rows = np.flatnonzero(np.diff(sequence, prepend=-1))
     return {name: np.add.reduceat(sums, first_rows, axis=0) for name, sums in rows.items()}, beta
 
 
@@ -266,17 +322,21 @@ STATISTICS: dict[str, bootstrap.Statistic] = {
 def weighted_correlation(pairs: Pairs, distance: Float64Array) -> Float64Array:
     """Correlate logit and distance over all pairs, weighted by attention: sums (row, 5) for `correlation`; -1 is perfect.
 
-    The attention-weighted mean of its row is taken off both first, so that a translation of the keys, which
+    The logit is that of content: what position adds to it is no matter of the vectors that lie on the map. The
+    attention-weighted mean of its row is taken off both first, so that a translation of the keys, which
     attention cannot see, does not count. A map whose distances do not vary scores 0. Where the logits do not vary
     among the keys attended to (equal keys, or all attention on one key to the last digit) the result is nan.
     """
-    products = _products(pairs, row_centred(pairs, pairs.logit), distance)
+    products = _products(pairs, row_centred(pairs, pairs.content), distance)
     return np.stack([np.add.reduceat(product, pairs.row_starts) for product in products], axis=1)
 
 
 def row_centred(pairs: Pairs, values: Float64Array) -> Float64Array:
     """Take the attention-weighted mean of its row off each value: (pair)."""
-    centred: Float64Array = values - np.add.reduceat(pairs.attention * values, pairs.row_starts)[pairs.row]
+    mean = np.add.reduceat(pairs.attention * values, pairs.row_starts)
+    if pairs.row_attention is not None:
+        mean = mean / np.maximum(pairs.row_attention, TINY)
+    centred: Float64Array = values - mean[pairs.row]
     return centred
 
 
@@ -294,7 +354,7 @@ def _products(pairs: Pairs, centred_logit: Float64Array, distance: Float64Array)
         weighted_logit * centred,
         weighted_logit * centred_logit,
         weighted_distance * centred,
-        pairs.attention * pairs.logit**2,
+        pairs.attention * pairs.content**2,
         pairs.attention * distance**2,
     )
 
@@ -324,9 +384,10 @@ def recall(pairs: Pairs, distance: Float64Array, chosen: IntArray, *, k: int) ->
 def attention_kl(pairs: Pairs, distance: Float64Array) -> tuple[Float64Array, float]:
     """Return what the picture loses, KL(attention || softmax_j(-beta D^2)) in nats and a count, (row, 2), and the best beta.
 
-    Every query counts, also one with a single allowed key, which loses nothing. The mean divergence is convex in beta >= 0;
-    its minimum is found by bounded search in log beta, and beta = 0 (every key alike) is what a map gets that has nothing
-    better to say.
+    What position adds to a logit is added to -beta D^2 too: no map of the vectors could hold it, and a perfect picture of
+    the content loses nothing. Likewise the share of a sink is as the model has it. Every query counts, also one with a
+    single allowed key, which loses nothing. The mean divergence is convex in beta >= 0; its minimum is found by bounded
+    search in log beta, and beta = 0 (every key alike) is what a map gets that has nothing better to say.
     """
     from scipy.optimize import minimize_scalar
 
@@ -335,10 +396,21 @@ def attention_kl(pairs: Pairs, distance: Float64Array) -> tuple[Float64Array, fl
     squared -= np.minimum.reduceat(squared, starts)[pairs.row]
     attended = np.add.reduceat(pairs.attention * squared, starts)  # (row)
     logit = pairs.logit - np.maximum.reduceat(pairs.logit, starts)[pairs.row]
-    negative_entropy = np.add.reduceat(pairs.attention * logit, starts) - np.log(np.add.reduceat(np.exp(logit), starts))
+    negative_entropy = np.add.reduceat(pairs.attention * logit, starts)
+    total = np.ones(len(starts)) if pairs.row_attention is None else pairs.row_attention
+    negative_entropy -= total * np.log(np.add.reduceat(np.exp(logit), starts))
+    position = pairs.position
+    if position is not None:
+        negative_entropy -= np.add.reduceat(pairs.attention * position, starts)
 
     def divergence(beta: float) -> Float64Array:
-        return negative_entropy + beta * attended + np.log(np.add.reduceat(np.exp(-beta * squared), starts))
+        shown = -beta * squared  # at most 0, and 0 in each row
+        top: Float64Array | float = 0.0
+        if position is not None:  # which may speak against the nearest key
+            shown += position
+            top = np.maximum.reduceat(shown, starts)
+            shown -= top[pairs.row]
+        return negative_entropy + beta * attended + total * (top + np.log(np.add.reduceat(np.exp(shown), starts)))
 
     beta = 0.0
     if squared.mean() > 0:
@@ -394,8 +466,9 @@ def _trustworthiness(sample: HeadSample, positions: Positions, seed: int) -> flo
     """Return scikit-learn's trustworthiness of the map on queries and keys together, on a seeded draw of points."""
     from sklearn.manifold import trustworthiness
 
-    vectors: FloatArray = np.concatenate([sample.query, sample.key]).astype(np.float64)
-    places: FloatArray = np.concatenate([positions.query, positions.key]).astype(np.float64)
+    vectors: FloatArray = np.concatenate([sample.queries, sample.keys]).astype(np.float64)
+    shown = positions.query[sample.is_query], positions.key[sample.is_key]
+    places: FloatArray = np.concatenate(shown).astype(np.float64)
     if len(vectors) < 4:
         return float("nan")
     if len(vectors) > MAX_TRUSTWORTHINESS_POINTS:

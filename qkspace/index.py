@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qkspace import store
+from qkspace import position, store
+from qkspace.position import LayerPosition, Layout, PositionPart, attend, softmax
 from qkspace.schema import BoolArray, FloatArray, IntArray, LayerSpec, Positions, QKSpaceError
 
 if TYPE_CHECKING:
@@ -106,8 +107,35 @@ class Index:
         """Where each stored sequence starts among the rows of `tokens`, and where the last one ends: (sequence + 1)."""
         return np.concatenate([[0], np.cumsum(self.sequences["n_tokens"].to_numpy())])
 
-    def rows(self, sequence: int) -> slice:
-        """Return the rows of `tokens` that a sequence (a value of its column `sequence`) takes.
+    @cached_property
+    def layout(self) -> Layout:
+        """How the stored sequences lie: their lengths, and how many tokens of each are of the source, where there is one."""
+        n_source = self.sequences["n_source"].to_numpy(dtype=np.int64) if "n_source" in self.sequences else None
+        return Layout(self.sequences["n_tokens"].to_numpy(dtype=np.int64), n_source)
+
+    def position(self, layer: int) -> LayerPosition | None:
+        """Return what the attention of a layer is besides the product of query and key; None where that is nothing."""
+        if layer not in self._positions:
+            spec = self.layers[layer]
+            lengths = self.layout.lengths if spec.position == "sequence" else None
+            self._positions[layer] = position.read(self.root, layer, spec, lengths)
+        return self._positions[layer]
+
+    @cached_property
+    def _positions(self) -> dict[int, LayerPosition | None]:
+        return {}
+
+    @property
+    def has_unrotated(self) -> bool:
+        """Whether queries and keys before rotary positions are stored too."""
+        return bool(self.manifest["made_from"].get("before_rope", False))
+
+    def n_source(self, place: int) -> int | None:
+        """Return how many tokens of a stored sequence, by its place among them, are of the source; None without a source."""
+        return None if self.layout.n_source is None else int(self.layout.n_source[place])
+
+    def place(self, sequence: int) -> int:
+        """Return the place among the stored sequences of one, a value of the column `sequence`, from 0.
 
         Raises:
             QKSpaceError: that sequence is not stored.
@@ -119,7 +147,25 @@ class Index:
                 f"Sequence {sequence} is not in this index, which stores {len(numbers):,} between {numbers[0]} and "
                 f"{numbers[-1]}: see index.sequences."
             )
+        return i
+
+    def rows(self, sequence: int) -> slice:
+        """Return the rows of `tokens` that a sequence (a value of its column `sequence`) takes.
+
+        Raises:
+            QKSpaceError: that sequence is not stored.
+        """
+        i = self.place(sequence)
         return slice(int(self.row_starts[i]), int(self.row_starts[i + 1]))
+
+    def allowed(self, layer: int, sequence: int) -> BoolArray:
+        """Return who may attend to whom in a layer, in one sequence: (query token, key token)."""
+        spec, i = self.layers[layer], self.place(sequence)
+        n = int(self.row_starts[i + 1] - self.row_starts[i])
+        allowed = spec.allowed(n, self.n_source(i))
+        if spec.position != "sequence" or (part := self.position(layer)) is None:
+            return allowed
+        return allowed & (np.asarray(part.head(0).of(n, i)) > -np.inf)
 
     def head(self, layer: int, head: int) -> Head:
         """Return one head, both numbers from 0.
@@ -231,6 +277,28 @@ class Head:
         return store.float_array(self._stored("key")[self.kv_head])
 
     @cached_property
+    def query_unrotated(self) -> FloatArray:
+        """Queries before rotary positions, which know the content alone: (token, d_head).
+
+        Raises:
+            QKSpaceError: the index was built without them. So for `key_unrotated`.
+        """
+        return store.float_array(self._stored_unrotated("query")[self.head])
+
+    @cached_property
+    def key_unrotated(self) -> FloatArray:
+        """Keys before rotary positions: (token, d_head)."""
+        return store.float_array(self._stored_unrotated("key")[self.kv_head])
+
+    def _stored_unrotated(self, name: str) -> NDArray[Any]:
+        if not self.index.has_unrotated:
+            raise QKSpaceError(
+                f"{self.index.root}: it was built without vectors before rotary positions. If {self.index.model_name} has "
+                "rotary positions, build the index again with --before-rope."
+            )
+        return self._stored(f"{name}_unrotated")
+
+    @cached_property
     def value_norm(self) -> FloatArray:
         """Euclidean norms of the values: (token)."""
         return store.float_array(self._stored("value_norm")[self.kv_head])
@@ -245,9 +313,16 @@ class Head:
         """The model's own attention to `top_key`: (token, k)."""
         return store.float_array(self._stored("top_attention")[self.head])
 
+    @property
+    def position(self) -> PositionPart | None:
+        """What this head's attention is besides the product of query and key; None where that is nothing."""
+        part = self.index.position(self.layer)
+        return None if part is None else part.head(self.head)
+
     def attention(self, sequence: int) -> FloatArray:
         """Return the attention over one sequence, a value of `index.tokens["sequence"]`: (query token, key token).
 
+        Rows sum to 1; to less where the head has a sink, which belongs to no token; and to 0 where a token asks nothing.
         Recomputed from the stored vectors, as the check at the build proved possible. What their rounding costs was
         measured there: `index.manifest["check"]["stored_error"]`, about 0.005 for float16 and nothing for float32.
 
@@ -257,7 +332,31 @@ class Head:
         rows = self.index.rows(sequence)
         query = store.float_array(self._stored("query")[self.head, rows])
         key = store.float_array(self._stored("key")[self.kv_head, rows])
-        return attend(query, key, self.spec)
+        place = self.index.place(sequence)
+        return attend(query, key, self.spec, self.position, n_source=self.index.n_source(place), number=place)
+
+    def content_attention(self, sequence: int) -> FloatArray:
+        """Return what the attention over one sequence would be without position: (query token, key token).
+
+        The softmax of `scale * query . key` alone over the keys that may be attended to: of the vectors before rotary
+        positions where they are stored, else of the stored ones, without position part, soft cap and sink. Half the sum of
+        |attention - content_attention| along a row (a sink counting as a key) is what position decides there; its mean is
+        the column `position_share` of `index.head_table()`.
+
+        Raises:
+            QKSpaceError: that sequence is not stored, or position cannot be told from content in this layer.
+        """
+        if self.spec.is_product and not self.index.has_unrotated:
+            raise QKSpaceError(
+                f"{self.name}: its attention is the softmax of query . key and nothing else, so content and position cannot be "
+                f"told apart. If {self.index.model_name} has rotary positions, build the index again with --before-rope."
+            )
+        rows = self.index.rows(sequence)
+        stored = self._stored_unrotated if self.index.has_unrotated else self._stored
+        query = store.float_array(stored("query")[self.head, rows])
+        key = store.float_array(stored("key")[self.kv_head, rows])
+        allowed = self.index.allowed(self.layer, sequence)
+        return softmax(np.where(allowed, self.spec.scale * (query @ key.T), np.float32(-np.inf)))
 
     def projection(self, method: str | None = None, dims: int = 2) -> View:
         """Return a map of this head: by default unfold's, or the first of so many dimensions where there is none.
@@ -328,14 +427,6 @@ class Head:
     def sentence(self, sequence: int | LiveSequence, **options: Any) -> AttentionView:  # mode, theme, height
         """Show this head's attention over one sequence, or a live one, below a cell; see `qkspace.notebook.sentence`."""
         return self.index.sentence(sequence, layers=[self.layer], layer=self.layer, heads=[self.head], **options)
-
-
-def attend(query: FloatArray, key: FloatArray, spec: LayerSpec) -> FloatArray:
-    """Return softmax(scale * query . key) over the allowed keys of one sequence: (query token, key token)."""
-    logit = spec.scale * (query @ key.T)
-    logit[~spec.allowed(len(query))] = -np.inf
-    weight = np.exp(logit - logit.max(axis=1, keepdims=True))
-    return np.asarray(weight / weight.sum(axis=1, keepdims=True))
 
 
 def strongest(

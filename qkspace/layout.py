@@ -17,7 +17,7 @@ from qkspace.app import select
 from qkspace.app.colours import QUERY_KEY
 from qkspace.app.select import KINDS, Shown, shown_of
 from qkspace.app.state import Kind, State, Theme
-from qkspace.captions import corpus_words, scores_words
+from qkspace.captions import content_words, corpus_words, scores_words
 from qkspace.drawing import visible
 from qkspace.index import Index, View, strongest
 from qkspace.schema import FloatArray, IntArray, QKSpaceError
@@ -114,10 +114,13 @@ def _placed(shown: Shown, state: State, view: View) -> MapLayout:
     to_paper = np.stack([across, up, np.cross(across, up)], axis=1)  # columns: right, up, towards the viewer
     turned = {"query": view.query @ to_paper, "key": view.key @ to_paper}
     depth = np.concatenate([turned[kind][shown.rows, 2] for kind in KINDS])
+    depth = depth[np.isfinite(depth)]  # a token that asks nothing has no place
     deepest, spread = depth.min(), max(float(np.ptp(depth)), 1e-9)
-    nearness: dict[Kind, FloatArray] = {kind: (turned[kind][shown.rows, 2] - deepest) / spread for kind in KINDS}
+    nearness: dict[Kind, FloatArray] = {
+        kind: np.nan_to_num((turned[kind][shown.rows, 2] - deepest) / spread) for kind in KINDS
+    }
     both = np.concatenate([view.query[shown.rows], view.key[shown.rows]])
-    corners = np.array(list(product(*zip(both.min(axis=0), both.max(axis=0), strict=True))))
+    corners = np.array(list(product(*zip(np.nanmin(both, axis=0), np.nanmax(both, axis=0), strict=True))))
     edges = [(a, b) for a, b in combinations(range(8), 2) if (a ^ b).bit_count() == 1]
     on_paper: dict[Kind, FloatArray] = {kind: turned[kind][:, :2] for kind in KINDS}
     return MapLayout(shown, state, view, on_paper, nearness, (corners @ to_paper)[:, :2][edges])
@@ -171,7 +174,7 @@ def map_caption(layout: MapLayout, n_links: int) -> str:
     lines += f" ({' and '.join([', '.join(without[:-1]), without[-1]][-len(without) :])} left out)." if without else "."
     return (
         f"{layout.view.head.name} of {visible(index.model_name)}, {state.method} in {layout.view.dims}-D, on "
-        f"{corpus_words(index)}{drawn}. {scores_words(layout.view)} Only nearness counts: a query lies near the keys of its "
+        f"{corpus_words(index)}{drawn}. {scores_words(layout.view)}{content_words(layout.view)} Only nearness counts: a query lies near the keys of its "
         f"sequence that it attends to, and the axes mean nothing by themselves.{seen}{lines if n_links else ''}"
         f"{chosen}{_picked_words(layout)}"
     )

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qkspace import store
+from qkspace import position, store
 from qkspace.console import Console
+from qkspace.position import Layout, PositionPart, needs_layout, read_layout, refuse_bare
 from qkspace.schema import FloatArray, HeadSample, IntArray, LayerSpec, QKSpaceError
 
 if TYPE_CHECKING:
@@ -58,10 +59,34 @@ class SampleRows:
         starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         return SampleRows(self.rows[chosen], starts, self.is_special[chosen], self.is_first[chosen])
 
-    def sample(self, query: FloatArray, key: FloatArray, layer: LayerSpec) -> HeadSample:
-        """Join a head's vectors of these rows; the first token of a decoder is no content, being the usual sink."""
+    def sample(
+        self,
+        query: FloatArray,
+        key: FloatArray,
+        layer: LayerSpec,
+        part: PositionPart | None = None,
+        layout: Layout | None = None,
+    ) -> HeadSample:
+        """Join a head's vectors of these rows; the first token of a decoder is no content, being the usual sink.
+
+        part: what position adds in this head; layout: how the stored sequences lie, needed with some parts (`needs_layout`).
+        """
         is_content = ~self.is_special & ~(self.is_first & layer.causal)
-        return HeadSample(query, key, self.starts, is_content, layer)
+        if layer.is_product and not layer.crosses:
+            return HeadSample(query, key, self.starts, is_content, layer)
+        lengths = np.diff(self.starts)
+        numbers: list[int | None] = [None] * len(lengths)
+        n_source = None
+        if layout is not None:
+            chosen = np.searchsorted(np.cumsum(layout.lengths), self.rows[self.starts[:-1]], side="right")
+            numbers = chosen.tolist()
+            n_source = layout.n_source[chosen] if layer.crosses and layout.n_source is not None else None
+        part = part or PositionPart()
+        refuse_bare(layer, part)
+        added = [part.of(int(n), number) for n, number in zip(lengths, numbers, strict=True)]
+        bias = tuple(values for values in added if values is not None) if part.bias is not None else None
+        sink = None if part.sink is None else np.full(len(lengths), part.sink, dtype=np.float32)
+        return HeadSample(query, key, self.starts, is_content, layer, bias, sink, n_source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +152,22 @@ def pool(samples: Sequence[HeadSample]) -> HeadSample:
         for sample in samples
         if turn < len(sample.starts) - 1
     ]
+    turns = [(sample, turn) for turn in range(most) for sample in samples if turn < len(sample.starts) - 1]
     return HeadSample(
         query=np.concatenate([sample.query[rows] for sample, rows in parts]),
         key=np.concatenate([sample.key[rows] for sample, rows in parts]),
         starts=np.cumsum([0, *(rows.stop - rows.start for _, rows in parts)]),
         is_content=np.concatenate([sample.is_content[rows] for sample, rows in parts]),
         layer=samples[0].layer,
+        bias=_of_each([None if sample.bias is None else sample.bias[turn] for sample, turn in turns], tuple),
+        sink=_of_each([None if sample.sink is None else sample.sink[turn] for sample, turn in turns], np.asarray),
+        n_source=_of_each([None if s.n_source is None else s.n_source[turn] for s, turn in turns], np.asarray),
     )
+
+
+def _of_each(values: list[Any], collect: Callable[[list[Any]], Any]) -> Any:
+    """Collect what is known of each sequence; None where it is known of none."""
+    return None if any(value is None for value in values) else collect(values)
 
 
 def refuse_unlike(layers: Sequence[LayerSpec], wanted: Wanted, longest: int) -> None:
@@ -146,7 +180,9 @@ def refuse_unlike(layers: Sequence[LayerSpec], wanted: Wanted, longest: int) -> 
 
     def attends(layer: LayerSpec) -> dict[str, Any]:
         window = None if layer.window is None or layer.window >= longest else layer.window
-        return {"d_head": layer.d_head, "scale": layer.scale, "causal": layer.causal, "window": window}
+        how = {"d_head": layer.d_head, "scale": layer.scale, "causal": layer.causal, "window": window}
+        more = {"softcap": layer.softcap, "position": layer.position, "sinks": layer.has_sink, "crosses": layer.crosses}
+        return how | more
 
     joint = [method for method, _ in wanted.maps if is_joint(method)]
     first = attends(layers[0])
@@ -259,7 +295,7 @@ def _run(job: _Job, fit: SampleRows, score: SampleRows) -> int:
 
     samples = {}
     for head in job.heads:
-        sample, held_out = (part.sample(*_vectors(job, head, part.rows), job.layer) for part in (fit, score))
+        sample, held_out = (_sample(job, head, part) for part in (fit, score))
         reason = fault(sample, held_out)
         if reason is None:
             samples[head] = sample
@@ -294,7 +330,7 @@ def _run_common(job: _Job, layers: Sequence[LayerSpec], fit: SampleRows) -> None
             continue
         part = fit.take(sequences)
         of_layer = replace(job, layer_number=number, layer=layers[number])
-        sample = part.sample(*_vectors(of_layer, head, part.rows), job.layer)
+        sample = _sample(of_layer, head, part)
         if fault(sample) is None:
             samples.append(sample)
     state = _state(*_fit(job, [pool(samples)])[0]) if samples else {}
@@ -321,10 +357,28 @@ def _read_common(job: _Job, samples: Sequence[HeadSample]) -> list[tuple[Gauge, 
     return [(gauge, Projection.from_arrays(prefixed("projection.", arrays)))] * len(samples)
 
 
+def head_sample(root: Path, number: int, layer: LayerSpec, head: int, part: SampleRows) -> HeadSample:
+    """Read some sequences of a head: its vectors, and what its attention is besides their product."""
+    layout = read_layout(root) if needs_layout(layer) else None
+    part_of_layer = position.read(root, number, layer, None if layout is None else layout.lengths)
+    vectors = _read_vectors(root, number, layer, head, part.rows)
+    return part.sample(*vectors, layer, None if part_of_layer is None else part_of_layer.head(head), layout)
+
+
+def _sample(job: _Job, head: int, part: SampleRows) -> HeadSample:
+    return head_sample(job.root, job.layer_number, job.layer, head, part)
+
+
 def _vectors(job: _Job, head: int, rows: IntArray | slice) -> tuple[FloatArray, FloatArray]:
+    return _read_vectors(job.root, job.layer_number, job.layer, head, rows)
+
+
+def _read_vectors(
+    root: Path, number: int, layer: LayerSpec, head: int, rows: IntArray | slice
+) -> tuple[FloatArray, FloatArray]:
     """Read some rows of a head; the file is opened each time, so that what was read before need not stay in memory."""
-    group = job.layer.n_heads // job.layer.n_kv_heads
-    query, key = (store.read_array(job.root / name / f"L{job.layer_number:02d}.npy") for name in ("query", "key"))
+    group = layer.n_heads // layer.n_kv_heads
+    query, key = (store.read_array(root / name / f"L{number:02d}.npy") for name in ("query", "key"))
     return store.float_array(query[head][rows]), store.float_array(key[head // group][rows])
 
 
@@ -335,7 +389,7 @@ def _write_map(job: _Job, head: int, gauge: Gauge, projection: Projection, score
 
     arrays = {} if is_joint(job.method) else _state(gauge, projection)
     if len(score.rows):
-        held_out = gauge.apply_to(score.sample(*_vectors(job, head, score.rows), job.layer))
+        held_out = gauge.apply_to(_sample(job, head, score))
         scores = fidelity.score(held_out, projection.transform(held_out.query, held_out.key), seed=job.seed)
         arrays |= {f"scores.{k}": np.asarray(v) for k, v in asdict(scores).items()}
 
@@ -356,7 +410,11 @@ def _write_unmapped(job: _Job, head: int, reason: str) -> None:
 
 
 def _write(job: _Job, head: int, place: Callable[[slice], FloatArray], arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write the places of all tokens, some at a time, and then what else is known of the map: it marks it as done."""
+    """Write the places of all tokens, some at a time, and then what else is known of the map: it marks it as done.
+
+    Where the layer crosses, a token that does not ask has no place as a query, nor one that does not answer as a key: nan.
+    """
+    sides = read_layout(job.root).sides(job.layer) if job.layer.crosses else None
     n_tokens = store.read_array(job.root / "query" / f"L{job.layer_number:02d}.npy").shape[1]
     where = (job.root, job.method, job.dims, job.layer_number, head)
     with (
@@ -364,6 +422,10 @@ def _write(job: _Job, head: int, place: Callable[[slice], FloatArray], arrays: M
         store.writing_rows(store.map_path(*where, "npy"), (2, n_tokens, job.dims), "float32") as file,
     ):  # (query or key, token, dims)
         for start in range(0, n_tokens, PLACE_TOKENS):
-            file.write(start, place(slice(start, min(start + PLACE_TOKENS, n_tokens))))
+            rows = slice(start, min(start + PLACE_TOKENS, n_tokens))
+            placed = place(rows)
+            if sides is not None:
+                placed[~np.stack([side[rows] for side in sides])] = np.nan
+            file.write(start, placed)
     with store.disk_errors(job.root):
         store.write_arrays(store.map_path(*where, "npz"), arrays)

@@ -107,10 +107,16 @@ def fit_attentionviz_umap(sample: HeadSample, dims: int, seed: int) -> State:
 
 
 def _first_rows(sample: HeadSample, n_tokens: int) -> tuple[Float32Array, Float32Array]:
-    """Return queries and keys (token, d_head) of the first whole sequences that have at most `n_tokens` tokens."""
+    """Return queries and keys, (token that asks, d_head) and (token that answers, d_head), of the first whole sequences.
+
+    They have at most `n_tokens` tokens, but for a first that is longer.
+    """
     n_sequences = max(1, int(np.searchsorted(sample.starts, n_tokens, side="right")) - 1)
     end = int(sample.starts[n_sequences])
-    return sample.query[:end].astype(np.float32), sample.key[:end].astype(np.float32)
+    query, key = sample.query[:end], sample.key[:end]
+    if sample.n_source is not None:
+        query, key = query[sample.is_query[:end]], key[sample.is_key[:end]]
+    return query.astype(np.float32), key.astype(np.float32)
 
 
 def _fit_bipartite(sample: HeadSample, dims: int, seed: int, embed: Embed, neighbours: int, n_tokens: int) -> State:

@@ -77,8 +77,7 @@ class Gauge:
 
     def apply_to(self, sample: HeadSample) -> HeadSample:
         """Return the sample with its vectors changed."""
-        query, key = self.apply(sample.query, sample.key)
-        return HeadSample(query, key, sample.starts, sample.is_content, sample.layer)
+        return sample.changed(*self.apply(sample.query, sample.key))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return everything as named arrays without objects, to be saved by `np.savez`."""
@@ -112,7 +111,7 @@ def normalise(sample: HeadSample, *, dims: int, method: Method = "auto") -> Gaug
 
     "none" changes nothing. "attentionviz" moves the keys onto the centroid of the queries, with c = 1, as the
     published AttentionViz pipeline does. The others choose what makes `fidelity.weighted_correlation` between
-    logit and distance on the PCA map strongest, on at most about `MAX_PAIRS` pairs: "sphere" with
+    logit (of content, see there) and distance on the PCA map strongest, on at most about `MAX_PAIRS` pairs: "sphere" with
     sphere-centred keys, "balanced" with equal covariances and any translation, "auto" among all of these. c runs
     over a log grid about the c of equal spread, and is refined by a bounded search. A head without variance gets
     the first candidate at that c.
@@ -125,7 +124,7 @@ def normalise(sample: HeadSample, *, dims: int, method: Method = "auto") -> Gaug
         raise QKSpaceError(f"Unknown normalisation {method!r}; choose one of {', '.join(get_args(Method))}.")
     if not 1 <= dims <= d:
         raise QKSpaceError(f"A map of {dims} dimensions needs vectors at least as long; this head's have {d}.")
-    if not (np.isfinite(sample.query).all() and np.isfinite(sample.key).all()):
+    if not (np.isfinite(sample.queries).all() and np.isfinite(sample.keys).all()):
         raise QKSpaceError("The query and key vectors must be finite. Capture the head again.")
     if method in ("none", "attentionviz"):
         translation_name = "none" if method == "none" else "centroid"
@@ -161,20 +160,23 @@ class _Matrix:
         query_matrix: Float64Array = np.eye(query.shape[1])
         key_matrix = query_matrix
         if name == "balanced":
-            key_matrix = balancing_matrix(_covariance(query), _covariance(key))
+            key_matrix = balancing_matrix(
+                *(_covariance(side.astype(np.float64)) for side in (sample.queries, sample.keys))
+            )
             query_matrix = np.asarray(np.linalg.inv(key_matrix).T, dtype=np.float64)
             query, key = query @ query_matrix, key @ key_matrix
+        asked, read = (query, key) if sample.n_source is None else (query[sample.is_query], key[sample.is_key])
         return cls(
             name=name,
             query_matrix=query_matrix,
             key_matrix=key_matrix,
             query=query,
             key=key,
-            query_mean=query.mean(axis=0),
-            key_mean=key.mean(axis=0),
-            query_covariance=_covariance(query),
-            key_covariance=_covariance(key),
-            sphere=sphere_centre(key),
+            query_mean=asked.mean(axis=0),
+            key_mean=read.mean(axis=0),
+            query_covariance=_covariance(asked),
+            key_covariance=_covariance(read),
+            sphere=sphere_centre(read),
         )
 
     @property
@@ -246,7 +248,7 @@ def _search(sample: HeadSample, dims: int, candidates: tuple[tuple[str, str], ..
     from scipy.optimize import minimize_scalar
 
     pairs = gather_pairs(sample, max_pairs=MAX_PAIRS)
-    centred_logit = row_centred(pairs, pairs.logit)
+    centred_logit = row_centred(pairs, pairs.content)
     matrices = {name: _Matrix.of(name, sample) for name, _ in candidates}
     log_steps = np.linspace(np.log(SCALE_RANGE[0]), np.log(SCALE_RANGE[1]), SCALE_STEPS)
 

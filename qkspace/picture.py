@@ -159,7 +159,8 @@ def _drawn(layout: MapLayout) -> FloatArray:
     places = [layout.place[kind][layout.shown.rows] for kind in KINDS]
     if layout.state.selected is not None:  # of a large index its sequence may not be among those drawn
         places += [layout.place[kind][layout.shown.sequence_rows(layout.state.selected[1])] for kind in KINDS]
-    return np.concatenate([*places, layout.box.reshape(-1, 2)])
+    drawn = np.concatenate([*places, layout.box.reshape(-1, 2)])
+    return np.asarray(drawn[np.isfinite(drawn).all(axis=1)])
 
 
 def _limits(axes: Axes, layout: MapLayout, aspect: float) -> None:

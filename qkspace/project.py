@@ -102,7 +102,7 @@ def fit_heads(method: str, samples: Sequence[HeadSample], *, dims: int, seed: in
             raise QKSpaceError(f"A map of {dims} dimensions needs vectors at least as long; this head's have {d}.")
         if not n_tokens:
             raise QKSpaceError("The head sample holds no tokens; expected at least one sequence.")
-        if not (np.isfinite(sample.query).all() and np.isfinite(sample.key).all()):
+        if not (np.isfinite(sample.queries).all() and np.isfinite(sample.keys).all()):
             raise QKSpaceError("The query and key vectors must be finite. Capture the head again.")
     states = METHODS[method].fit(samples, dims, seed) if samples else []
     return [
@@ -123,7 +123,7 @@ def fit_pca(sample: HeadSample, dims: int, seed: int) -> State:
     State: that of `place_linear`, and `explained_variance` (dims), the share of the total variance of each axis.
     The sign of an axis is such that its entry of largest size is positive.
     """
-    query, key = sample.query.astype(np.float64), sample.key.astype(np.float64)
+    query, key = sample.queries.astype(np.float64), sample.keys.astype(np.float64)
     mean = (query.mean(axis=0) + key.mean(axis=0)) / 2
     centred = np.concatenate([query - mean, key - mean])
     values, vectors = np.linalg.eigh(centred.T @ centred / len(centred))

@@ -10,8 +10,8 @@ Terms: `logit` is scaled and before the softmax, `attention` is after it. Axis o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,9 +46,13 @@ class TextSequence:
 class LayerSpec:
     """What is needed to recompute the attention of one layer from its queries and keys.
 
-    Attention of head h is softmax over the allowed j of `scale * query[h, i] . key[h // group, j]`, where
-    `group = n_heads // n_kv_heads`. Query i may attend to key j when `j <= i` (if `causal`) and
-    `abs(i - j) < window` (if there is a window).
+    The logit of head h is `scale * query[h, i] . key[h // group, j]`, where `group = n_heads // n_kv_heads`; with a
+    `softcap` c it becomes `c * tanh(logit / c)`. Then the position part is added, where there is one: `position` says in
+    which form it is stored (`qkspace.position`). Attention is the softmax over the allowed j, and where the layer
+    `has_sink` over one more logit of the head's own that belongs to no key.
+
+    Query i may attend to key j when `j <= i` (if `causal`) and `abs(i - j) < window` (if there is a window). Where the
+    layer `crosses`, a sequence is laid out source first and only target tokens ask, of source tokens alone.
     """
 
     module: str
@@ -58,12 +62,29 @@ class LayerSpec:
     scale: float
     causal: bool
     window: int | None = None
+    softcap: float | None = None
+    position: Literal["offset", "grid", "sequence"] | None = None
+    has_sink: bool = False
+    crosses: bool = False
 
-    def allowed(self, n: int) -> BoolArray:
-        """Return who may attend to whom in one sequence of n tokens: (query token, key token)."""
-        offset = np.arange(n)[:, None] - np.arange(n)[None, :]
+    def allowed(self, n: int, n_source: int | None = None) -> BoolArray:
+        """Return who may attend to whom in one sequence of n tokens: (query token, key token).
+
+        n_source: how many of them are of the source, where the layer crosses.
+        """
+        place = np.arange(n)
+        if self.crosses:
+            if n_source is None:
+                raise QKSpaceError(f"{self.module} reads another sequence: say how many tokens are of the source.")
+            return np.asarray((place[:, None] >= n_source) & (place[None, :] < n_source))
+        offset = place[:, None] - place[None, :]
         allowed = offset >= 0 if self.causal else np.ones((n, n), dtype=bool)
         return allowed if self.window is None else allowed & (np.abs(offset) < self.window)
+
+    @property
+    def is_product(self) -> bool:
+        """Whether attention is the softmax of the scaled product and of nothing else."""
+        return self.softcap is None and self.position is None and not self.has_sink
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +93,11 @@ class HeadSample:
 
     query, key: (token, d_head); starts: (sequence + 1), sequence s is rows starts[s]:starts[s + 1];
     is_content: (token), False for special tokens and for the first token of a decoder (the usual sink).
+
+    Where attention is more than their product: bias, for each sequence what position adds to the logits, (query token,
+    key token), -inf where not allowed; sink: (sequence), the logit that belongs to no key. Where the layer crosses,
+    n_source: (sequence), how many tokens are of the source; the rows of those in `query`, and of the others in `key`, say
+    nothing.
     """
 
     query: FloatArray
@@ -79,6 +105,9 @@ class HeadSample:
     starts: IntArray
     is_content: BoolArray
     layer: LayerSpec
+    bias: tuple[FloatArray, ...] | None = None
+    sink: FloatArray | None = None
+    n_source: IntArray | None = None
 
     def __post_init__(self) -> None:
         n = len(self.query)
@@ -88,6 +117,51 @@ class HeadSample:
                 f"at the number of tokens; got query {self.query.shape}, key {self.key.shape}, "
                 f"is_content {self.is_content.shape}, starts ending at {self.starts[-1]}."
             )
+        needed = {"bias": self.layer.position is not None, "sink": self.layer.has_sink, "n_source": self.layer.crosses}
+        for name, is_needed in needed.items():
+            given = getattr(self, name)
+            if is_needed and (given is None or len(given) != len(self.starts) - 1):
+                raise QKSpaceError(f"A head sample of {self.layer.module} needs {name} of each of its sequences.")
+
+    @property
+    def is_query(self) -> BoolArray:
+        """Which tokens ask: all, but where the layer crosses those of the target alone: (token)."""
+        return np.ones(len(self.query), dtype=bool) if self.n_source is None else ~self._is_source
+
+    @property
+    def is_key(self) -> BoolArray:
+        """Which tokens answer: all, but where the layer crosses those of the source alone: (token)."""
+        return np.ones(len(self.key), dtype=bool) if self.n_source is None else self._is_source
+
+    @property
+    def _is_source(self) -> BoolArray:
+        return is_source(np.diff(self.starts), np.asarray(self.n_source))
+
+    @property
+    def queries(self) -> FloatArray:
+        """The queries of tokens that ask: (query, d_head)."""
+        return self.query if self.n_source is None else self.query[self.is_query]
+
+    @property
+    def keys(self) -> FloatArray:
+        """The keys of tokens that answer: (key, d_head)."""
+        return self.key if self.n_source is None else self.key[self.is_key]
+
+    def allowed(self, sequence: int) -> BoolArray:
+        """Return who may attend to whom in one of the sequences, from 0: (query token, key token)."""
+        n = int(self.starts[sequence + 1] - self.starts[sequence])
+        allowed = self.layer.allowed(n, None if self.n_source is None else int(self.n_source[sequence]))
+        return allowed if self.bias is None else allowed & (self.bias[sequence] > -np.inf)
+
+    def changed(self, query: FloatArray, key: FloatArray) -> HeadSample:
+        """Return the sample with other vectors."""
+        return replace(self, query=query, key=key)
+
+
+def is_source(lengths: IntArray, n_source: IntArray) -> BoolArray:
+    """Return which tokens of sequences laid end to end are of the source: (token)."""
+    place = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return np.asarray(place < np.repeat(n_source, lengths))
 
 
 @dataclass(frozen=True, slots=True)

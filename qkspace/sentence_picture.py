@@ -82,7 +82,7 @@ def sentence_picture(
     first, last = _window(rows.stop - rows.start, sequence, tokens)
     words = [visible(str(text)) for text in index.tokens["text"].iloc[rows][first:last]]
     attention = [index.head(layer, head).attention(sequence)[first:last, first:last] for head in chosen]
-    allowed = index.layers[layer].allowed(rows.stop - rows.start)[first:last, first:last]
+    allowed = index.allowed(layer, sequence)[first:last, first:last]
     part = (
         "" if last - first == rows.stop - rows.start else f", tokens {first + 1} to {last} of {rows.stop - rows.start}"
     )

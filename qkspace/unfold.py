@@ -5,8 +5,9 @@ Fitting needs torch; placing is numpy alone, so that a page can do it.
 
 Queries and keys are placed by two functions f, g such that softmax_j(-|f(query_i) - g(key_j)|^2) is as near as it can be to
 attention: multidimensional unfolding (Coombs, A Theory of Data, 1964) with the loss of stochastic neighbour embedding (Hinton
-and Roweis 2002). f and g are a linear map plus a small network, as in parametric t-SNE (van der Maaten 2009), so that new
-vectors are placed without any search. docs/method.md derives it and gives its limits.
+and Roweis 2002). What position adds to the logits is added to -|f - g|^2 too, and the map is left with the content. f and g
+are a linear map plus a small network, as in parametric t-SNE (van der Maaten 2009), so that new vectors are placed without
+any search. docs/method.md derives it and gives its limits.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qkspace.schema import FloatArray, HeadSample, Positions
+from qkspace.schema import FloatArray, HeadSample, IntArray, Positions
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +47,8 @@ class _Batch:
     """Some sequences of like length: index of their tokens (sequence, token), and who attends to whom.
 
     allowed and content (sequence, query token, key token); attention and content_attention (head, sequence, query token,
-    key token), rows of padding 0.
+    key token), rows of padding 0. bias: (head, sequence, query token, key token), what position adds to the logits; None
+    for nothing. share: (head, sequence, query token, 1), what a sink leaves to the keys of a row; None where there is none.
     """
 
     index: Tensor
@@ -54,6 +56,8 @@ class _Batch:
     content: Tensor
     attention: Tensor
     content_attention: Tensor
+    bias: Tensor | None
+    share: Tensor | None
 
 
 def fit_unfold(
@@ -61,7 +65,7 @@ def fit_unfold(
 ) -> list[State]:
     """Fit the maps of some heads; their samples must be of the same sequences and attend by the same mask and scale.
 
-    The loss of a head is the mean over queries of KL(attention || softmax_j(-|z_query_i - z_key_j|^2)), plus
+    The loss of a head is the mean over queries of KL(attention || softmax_j(-|z_query_i - z_key_j|^2 + bias_ij)), plus
     `CONTENT_WEIGHT` times the same among content tokens alone. It starts from principal axes and takes `steps` (`STEPS`) of
     Adam. With `hidden` 0 the map is linear. The same seed gives the same maps.
 
@@ -114,7 +118,7 @@ def _one_thread() -> Iterator[None]:
 def _groups(samples: Sequence[HeadSample]) -> Iterator[Sequence[HeadSample]]:
     """Cut heads into groups whose attention takes at most `PAIR_BYTES`."""
     pairs = int(np.sum(np.diff(samples[0].starts).astype(np.int64) ** 2))
-    size = max(1, PAIR_BYTES // (8 * max(pairs, 1)))
+    size = max(1, PAIR_BYTES // ((8 if samples[0].bias is None else 12) * max(pairs, 1)))
     for first in range(0, len(samples), size):
         yield samples[first : first + size]
 
@@ -125,13 +129,16 @@ def _fit(samples: Sequence[HeadSample], dims: int, seed: int, hidden: int, steps
 
     query, key = (torch.from_numpy(np.stack([getattr(s, side) for s in samples])) for side in ("query", "key"))
     query, key = query.float(), key.float()  # (head, token, d_head)
-    mean = (query.mean(dim=1, keepdim=True) + key.mean(dim=1, keepdim=True)) / 2
-    spread = ((query.var(dim=1, keepdim=True, correction=0) + key.var(dim=1, keepdim=True, correction=0)) / 2).sqrt()
+    asked, read = query, key
+    if samples[0].n_source is not None:
+        asked, read = query[:, samples[0].is_query], key[:, samples[0].is_key]
+    mean = (asked.mean(dim=1, keepdim=True) + read.mean(dim=1, keepdim=True)) / 2
+    spread = ((asked.var(dim=1, keepdim=True, correction=0) + read.var(dim=1, keepdim=True, correction=0)) / 2).sqrt()
     spread = spread + LEAST_SPREAD * spread.mean(dim=2, keepdim=True)
     spread = torch.where(spread > 0, spread, torch.ones_like(spread))
-    batches = _batches(samples[0], query, key)
+    batches = _batches(samples, query, key)
     inputs = {"query": (query - mean) / spread, "key": (key - mean) / spread}
-    start = _principal_axes(query - mean, key - mean, dims) * math.sqrt(samples[0].layer.scale / 2)
+    start = _principal_axes(asked - mean, read - mean, dims) * math.sqrt(samples[0].layer.scale / 2)
     weights = _weights(spread.transpose(1, 2) * start, hidden, torch.Generator().manual_seed(seed))
     _descend(weights, inputs, batches, steps, np.random.default_rng(seed))
     arrays = {name: w.detach().numpy() for name, w in weights.items()}
@@ -171,12 +178,13 @@ def _weights(start: Tensor, hidden: int, generator: torch.Generator) -> dict[str
     return {name: w.requires_grad_() for name, w in weights.items()}
 
 
-def _batches(sample: HeadSample, query: Tensor, key: Tensor) -> list[_Batch]:
+def _batches(samples: Sequence[HeadSample], query: Tensor, key: Tensor) -> list[_Batch]:
     """Group sequences of like length, and compute the attention of every head over each group."""
     import torch
 
     from qkspace.extract import make_batches
 
+    sample = samples[0]
     lengths = np.diff(sample.starts)
     content = torch.from_numpy(sample.is_content)
     batches = []
@@ -185,12 +193,55 @@ def _batches(sample: HeadSample, query: Tensor, key: Tensor) -> list[_Batch]:
         n = int(lengths[chosen].max())
         inside = torch.from_numpy(np.arange(n) < lengths[chosen, None])  # (sequence, token)
         index = torch.from_numpy(sample.starts[chosen, None] + np.arange(n)) * inside
-        allowed = inside[:, :, None] & inside[:, None, :] & torch.from_numpy(sample.layer.allowed(n))
+        allowed = inside[:, :, None] & inside[:, None, :] & _allowed(sample, chosen, n)
         is_content = content[index] & inside
         among = allowed & is_content[:, :, None] & is_content[:, None, :]
         logit = sample.layer.scale * query[:, index] @ key[:, index].transpose(-1, -2)
-        batches.append(_Batch(index, allowed, among, _softmax(logit, allowed), _softmax(logit, among)))
+        if sample.layer.softcap is not None:
+            logit = sample.layer.softcap * torch.tanh(logit / sample.layer.softcap)
+        bias = None if sample.bias is None else _bias(samples, chosen, n)
+        logit = logit if bias is None else logit + bias
+        attention, of_content = (_softmax(logit, mask) for mask in (allowed, among))
+        share = None
+        if sample.sink is not None:
+            sink = torch.from_numpy(np.stack([np.asarray(s.sink)[chosen] for s in samples]))[:, :, None].float()
+            share = _share(logit, allowed, sink)
+            attention *= share
+        batches.append(_Batch(index, allowed, among, attention, of_content, bias, share))
     return batches
+
+
+def _allowed(sample: HeadSample, chosen: IntArray, n: int) -> Tensor:
+    """Return who may attend to whom in some sequences, padded to n tokens: (sequence or 1, query token, key token)."""
+    import torch
+
+    if sample.n_source is None and sample.bias is None:
+        return torch.from_numpy(sample.layer.allowed(n))[None]
+    allowed = np.zeros((len(chosen), n, n), dtype=bool)
+    for i, s in enumerate(chosen):
+        mask = sample.allowed(int(s))
+        allowed[i, : len(mask), : len(mask)] = mask
+    return torch.from_numpy(allowed)
+
+
+def _bias(samples: Sequence[HeadSample], chosen: IntArray, n: int) -> Tensor:
+    """Return what position adds to the logits of some sequences: (head, sequence, query token, key token)."""
+    import torch
+
+    bias = np.zeros((len(samples), len(chosen), n, n), dtype=np.float32)
+    for head, sample in enumerate(samples):
+        for i, s in enumerate(chosen):
+            values = np.asarray(sample.bias[s] if sample.bias is not None else 0, dtype=np.float32)
+            bias[head, i, : len(values), : len(values)] = np.maximum(values, MASKED)  # -inf would leave a nan behind
+    return torch.from_numpy(bias)
+
+
+def _share(logit: Tensor, allowed: Tensor, sink: Tensor) -> Tensor:
+    """Return the share of each row that a sink leaves to keys: (head, sequence, query token, 1); sink (head, sequence, 1)."""
+    import torch
+
+    of_keys = torch.logsumexp(logit.masked_fill(~allowed, MASKED), dim=-1)
+    return torch.sigmoid(of_keys - sink)[..., None]
 
 
 def _softmax(logit: Tensor, allowed: Tensor) -> Tensor:
@@ -248,7 +299,10 @@ def _gradients(query: Tensor, key: Tensor, batch: _Batch) -> list[Tensor]:
     (softmax - attention) / rows; that of the places follows by the product rule.
     """
     logit = 2 * query @ key.transpose(-1, -2) - (key * key).sum(dim=-1).unsqueeze(-2)
-    slope = (_softmax(logit, batch.allowed) - batch.attention) / batch.allowed.any(dim=-1).sum()
+    logit = logit if batch.bias is None else logit + batch.bias
+    shown = _softmax(logit, batch.allowed)
+    shown = shown if batch.share is None else shown * batch.share
+    slope = (shown - batch.attention) / batch.allowed.any(dim=-1).sum()
     if batch.content.any():
         among = _softmax(logit, batch.content) - batch.content_attention
         slope = slope + among * (CONTENT_WEIGHT / batch.content.any(dim=-1).sum())

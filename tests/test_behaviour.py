@@ -19,8 +19,6 @@ from qkspace import behaviour, store
 from qkspace.behaviour import (
     BEHAVIOUR,
     SHARES,
-    allowed_rows,
-    attention_rows,
     extreme_sequences,
     head_distances,
     most_attended,
@@ -28,7 +26,8 @@ from qkspace.behaviour import (
     sequence_scores,
     typical_sequences,
 )
-from qkspace.index import Index, attend
+from qkspace.index import Index
+from qkspace.position import attend, attend_heads
 from qkspace.schema import LayerSpec, QKSpaceError
 
 
@@ -280,7 +279,7 @@ def test_rows_of_attention_are_those_of_the_whole_matrix(causal: bool, window: i
     query, key = rng.normal(size=(2, 9, 3)).astype(np.float32)
     layer = LayerSpec("attention", 1, 1, 3, scale=0.7, causal=causal, window=window)
     at = np.array([0, 3, 8])
-    found = attention_rows(query[at], key, allowed_rows(layer, at, 9), layer.scale)
+    found = attend_heads(query[None, at], key[None], layer, at=at)[0]
     np.testing.assert_allclose(found, attend(query, key, layer)[at], atol=1e-6)
 
 

@@ -147,7 +147,7 @@ def test_positions_say_what_attention_says(three: Comparison) -> None:
     view, tuned = three.view("planted", "pca", 2, 1, 2), three.tuned("planted").head(1, 2)
     query, key = view.alignment.apply(tuned.query, tuned.key)
     rows = three.base.rows(5)
-    from qkspace.index import attend
+    from qkspace.position import attend
 
     assert np.allclose(attend(query[rows], key[rows], tuned.spec), tuned.attention(5), atol=1e-4)
 

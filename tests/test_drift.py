@@ -12,7 +12,6 @@ from scipy.spatial.distance import jensenshannon
 from scipy.special import rel_entr
 
 from qkspace import store
-from qkspace.behaviour import allowed_rows, attention_rows
 from qkspace.comparison import drift, noise
 from qkspace.comparison.drift import (
     PARTS,
@@ -25,6 +24,7 @@ from qkspace.comparison.drift import (
 from qkspace.comparison.moments import Moments, balanced_matrices
 from qkspace.comparison.noise import noise_floor
 from qkspace.index import Index
+from qkspace.position import attend_heads
 from qkspace.schema import LayerSpec, QKSpaceError
 
 Array = NDArray[np.float64]
@@ -613,12 +613,10 @@ def test_storage_alone_stays_below_the_noise_floor(name: str, most: float, reque
         sides = [layer_of(index, number) for index in pair]
         group, sums = spec.n_heads // spec.n_kv_heads, []
         for first, last in zip(base.row_starts[:-1], base.row_starts[1:], strict=True):
-            rows, n = slice(first, last), int(last - first)
-            allowed = allowed_rows(spec, np.arange(n), n)
+            rows = slice(first, last)
             attention, norms = [], []
             for side in sides:
-                key = np.repeat(side["key"][:, rows], group, axis=0)
-                attention.append(attention_rows(side["query"][:, rows], key, allowed, spec.scale))
+                attention.append(attend_heads(side["query"][:, rows], side["key"][:, rows], spec))
                 norms.append(np.repeat(side["value_norm"][:, rows], group, axis=0))
             marks = SequenceMarks(special[rows], ~special[rows], spec.causal)
             sums.append(sequence_drift(attention[0], attention[1], norms[0], norms[1], marks).sums)

@@ -15,7 +15,7 @@ from conftest import Eager
 
 import qkspace
 from qkspace import fidelity
-from qkspace.extract import STATISTICS
+from qkspace.gather import STATISTICS
 from qkspace.fidelity import Scores
 from qkspace.index import Head, Index
 from qkspace.schema import HeadSample, Positions, QKSpaceError

@@ -18,10 +18,11 @@ from test_pipeline import Driver, assert_same_index, listing
 from qkspace import report, store
 from qkspace.cli import main
 from qkspace.extend import project
-from qkspace.index import Head, Index, attend
+from qkspace.index import Head, Index
 from qkspace.maps import MOST_JOINT_TOKENS, SampleRows, Wanted, pool, refuse_unlike, shares
 from qkspace.pipeline import build
 from qkspace.plan import Parameters
+from qkspace.position import attend
 from qkspace.schema import LayerSpec, QKSpaceError
 
 Make = Callable[..., Path]

@@ -10,9 +10,10 @@ import pytest
 from conftest import MakeCheckpoint
 
 from qkspace import fidelity, normalise, project
-from qkspace.index import Index, attend
+from qkspace.index import Index
 from qkspace.normalise import Gauge, Method
 from qkspace.pipeline import build
+from qkspace.position import attend
 from qkspace.schema import HeadSample, LayerSpec, QKSpaceError
 
 METHODS = get_args(Method)

@@ -252,7 +252,7 @@ def test_the_gradients_are_those_of_the_loss_as_it_is_written(
     heads = [HeadSample(*rng.normal(size=(2, n, d)), starts, content, layer) for _ in range(2)]
     vectors = [torch.from_numpy(np.stack([getattr(head, side) for head in heads])) for side in ("query", "key")]
     query, key = (torch.from_numpy(rng.normal(size=(2, n, dims))).requires_grad_() for _ in range(2))
-    batches = unfold._batches(heads[0], *vectors)
+    batches = unfold._batches(heads, *vectors)
     assert sorted(bool(batch.content.any()) for batch in batches)[:2] == [False, True]
     assert any(len(set(batch.allowed.any(dim=-1).sum(dim=-1).tolist())) > 1 for batch in batches)  # one is padded
     covered: list[int] = []
@@ -278,7 +278,7 @@ def test_a_map_that_is_the_attention_already_has_no_gradient() -> None:
     in_sequences(6, rng)
     places = [torch.from_numpy(z)[None] for z in 2 * rng.normal(size=(2, len(sample.query), 2))]
     vectors = [torch.from_numpy(array)[None] for array in (sample.query, sample.key)]
-    for batch in unfold._batches(sample, vectors[0], vectors[1]):
+    for batch in unfold._batches([sample], vectors[0], vectors[1]):
         for gradient in unfold._gradients(places[0][:, batch.index], places[1][:, batch.index], batch):
             assert gradient.abs().max() < 1e-12
 

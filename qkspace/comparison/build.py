@@ -47,6 +47,8 @@ FREE = (
     "batch_tokens",
     "n_jobs",
     "trust_remote_code",
+    "allow_pickle",
+    "device_map",
 )  # options that an index of the base leaves open
 
 
@@ -232,7 +234,7 @@ class _Run:
         from qkspace.model import load
 
         of_base = self.sources[0] if source.is_adapter else source
-        options = {k: self.options[k] for k in ("dtype", "trust_remote_code") if k in self.options}
+        options = {k: self.options[k] for k in ("dtype", "trust_remote_code", "allow_pickle", "device_map") if k in self.options}
         adapter = source.name if source.is_adapter else None
         return load(of_base.name, revision=of_base.revision, adapter=adapter, device="cpu", **options).model
 

@@ -59,12 +59,14 @@ TINY = 1e-30  # whose logarithm is finite, so that no weight times it is 0
 class SequenceMarks:
     """What is known of the units (tokens or words) of one sequence.
 
-    is_special, is_content: (unit); causal: whether the first unit is a sink because nothing stands before it.
+    is_special, is_content: (unit); causal: whether the first unit is a sink because nothing stands before it; asks: (unit),
+    whether it attends at all, which in a layer that reads another sequence not every unit does; None where all do.
     """
 
     is_special: BoolArray
     is_content: BoolArray
     causal: bool
+    asks: BoolArray | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,8 +98,9 @@ def sequence_drift(
     `scipy.spatial.distance.jensenshannon`, exactly 0 for equal rows.
 
     Args:
-        base: attention, (head, query unit, key unit), rows summing to 1. Of words, one more last key, "outside", holds the
-            attention to what is no word: it counts in the divergence and as special, but is never a changed key.
+        base: attention, (head, query unit, key unit), rows summing to 1. One more last key may hold what goes to no unit: of
+            words, the attention to what is "outside" them, and of tokens what the sinks of heads take. It counts in the
+            divergence and as special, but is never a changed key.
         tuned: the same of the tuned checkpoint.
         base_value_norm: norms of the values, (head, key unit); None where they are not known of units.
         tuned_value_norm: the same of the tuned checkpoint.
@@ -200,9 +203,10 @@ def _add_rows(out: SequenceDrift, base: _Side, tuned: _Side, marks: SequenceMark
     base, tuned = base.taken(rows, n_keys), tuned.taken(rows, n_keys)
     n = min(len(marks.is_special), n_keys)
     base_log, content = x_log_x(base.attention), marks.is_content[at]
+    asks = np.ones(len(at), dtype=bool) if marks.asks is None else marks.asks[at]
     sums = _statistic_sums(base, base_log, at, n)
-    out.sums[:, _PART["queries"]] += len(at)
-    out.sums[:, _PART["content_queries"]] += np.count_nonzero(content)
+    out.sums[:, _PART["queries"]] += np.count_nonzero(asks)  # what does not ask adds 0 to all else
+    out.sums[:, _PART["content_queries"]] += np.count_nonzero(content & asks)
     out.sums[:, _BASE] += sums
 
     same = (base.attention == tuned.attention).all(axis=2)  # (head, query)

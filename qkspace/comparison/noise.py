@@ -6,12 +6,13 @@ In: the stored vectors of a layer. Out: a floor for each of its heads. Knows no 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qkspace.behaviour import allowed_rows, attention_rows
 from qkspace.comparison.drift import BLOCK_PAIRS, divergence, x_log_x
+from qkspace.position import LayerPosition, attend_heads, with_sink
 from qkspace.schema import FloatArray, IntArray, LayerSpec
 
 Float64Array = NDArray[np.float64]
@@ -24,7 +25,16 @@ MAX_NOISE_QUERIES = 2_000
 SAFETY = 4.0  # two roundings instead of one double the divergence, and a sample may miss the queries that feel it most
 
 
-def noise_floor(query: FloatArray, key: FloatArray, layer: LayerSpec, starts: IntArray, seed: int) -> Float64Array:
+def noise_floor(
+    query: FloatArray,
+    key: FloatArray,
+    layer: LayerSpec,
+    starts: IntArray,
+    seed: int,
+    *,
+    position: LayerPosition | None = None,
+    n_source: IntArray | None = None,
+) -> Float64Array:
     """Return the drift below which a head may differ for no other reason than how its vectors are stored: (head).
 
     The mean divergence between the attention of the stored vectors and that of the same vectors with every number moved at
@@ -37,34 +47,37 @@ def noise_floor(query: FloatArray, key: FloatArray, layer: LayerSpec, starts: In
         layer: how the layer attends.
         starts: where each sequence begins, and where the last ends: (sequence + 1).
         seed: of the sample and of the moves.
+        position: what the layer's attention is besides the product.
+        n_source: (sequence), tokens of the source, where the layer crosses.
     """
     rng = np.random.default_rng(seed)
     total, n = np.zeros(layer.n_heads), 0
-    for first, last, at in _sampled(starts, rng):
+    for s, at in _sampled(starts, rng):
+        first, last = int(starts[s]), int(starts[s + 1])
         queries = np.asarray(query[:, first + at], dtype=np.float32)
-        keys = np.asarray(key[:, first:last], dtype=np.float32)[:, None]  # (kv_head, 1, token, d_head)
-        queries = queries.reshape(layer.n_kv_heads, -1, *queries.shape[1:])  # (kv_head, head of it, query, d_head)
+        keys = np.asarray(key[:, first:last], dtype=np.float32)  # (kv_head, token, d_head)
         moved_queries, moved_keys = _moved(queries, rng), _moved(keys, rng)
         step = max(1, BLOCK_PAIRS // (layer.n_heads * (last - first)))
+        more: dict[str, Any] = {"n_source": None if n_source is None else int(n_source[s]), "number": s}
         for i in range(0, len(at), step):
-            allowed = allowed_rows(layer, at[i : i + step], last - first)
-            stored = attention_rows(queries[:, :, i : i + step], keys, allowed, layer.scale)
-            moved = attention_rows(moved_queries[:, :, i : i + step], moved_keys, allowed, layer.scale)
+            rows = slice(i, i + step)
+            stored = attend_heads(queries[:, rows], keys, layer, position, at=at[rows], **more)
+            moved = attend_heads(moved_queries[:, rows], moved_keys, layer, position, at=at[rows], **more)
+            if layer.has_sink:
+                stored, moved = with_sink(stored), with_sink(moved)
             differs = divergence(stored, moved, x_log_x(stored), x_log_x(moved))
-            total += differs.reshape(layer.n_heads, -1).sum(axis=1, dtype=np.float64)
+            total += differs.sum(axis=1, dtype=np.float64)
         n += len(at)
     return SAFETY * total / max(n, 1)
 
 
-def _sampled(starts: IntArray, rng: np.random.Generator) -> Iterator[tuple[int, int, IntArray]]:
-    """Yield the first row and the end of the sequences drawn, and the positions of their queries that are used."""
+def _sampled(starts: IntArray, rng: np.random.Generator) -> Iterator[tuple[int, IntArray]]:
+    """Yield the sequences drawn, by their numbers, and the positions of their queries that are used."""
     lengths = np.diff(starts)
     order = rng.permutation(np.flatnonzero(lengths))
     n_whole = int(np.searchsorted(np.cumsum(lengths[order]), MAX_NOISE_QUERIES, side="right"))
     for s in order[: max(1, n_whole)]:
-        n = int(lengths[s])
-        at = np.sort(rng.permutation(n)[:MAX_NOISE_QUERIES])
-        yield int(starts[s]), int(starts[s + 1]), at
+        yield int(s), np.sort(rng.permutation(int(lengths[s]))[:MAX_NOISE_QUERIES])
 
 
 def _moved(vectors: Float32Array, rng: np.random.Generator) -> Float32Array:

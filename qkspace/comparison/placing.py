@@ -19,6 +19,7 @@ from qkspace.comparison.reader import placed_path
 from qkspace.extend import sample_rows
 from qkspace.index import Head, Index, View
 from qkspace.maps import PLACE_TOKENS, SampleRows, end_with_parent
+from qkspace.position import Layout, PositionPart
 from qkspace.schema import FloatArray, IntArray, LayerSpec, QKSpaceError
 
 
@@ -46,12 +47,14 @@ class _Vectors:
     query: NDArray[Any]
     key: NDArray[Any]
     spec: LayerSpec
+    part: PositionPart | None
+    layout: Layout
 
     @classmethod
     def of(cls, head: Head) -> _Vectors:
         """Open the vectors of a head."""
         query, key = (store.read_array(head.index.root / kind / f"L{head.layer:02d}.npy") for kind in ("query", "key"))
-        return cls(query[head.head], key[head.kv_head], head.spec)
+        return cls(query[head.head], key[head.kv_head], head.spec, head.position, head.index.layout)
 
     def read(self, rows: slice | IntArray) -> tuple[FloatArray, FloatArray]:
         """Return the vectors of some tokens as float32."""
@@ -83,16 +86,19 @@ def _place(job: PlaceJob, view: View, tuned: _Vectors, alignment: Alignment, sco
     arrays: dict[str, NDArray[Any]] = {f"alignment.{name}": array for name, array in alignment.arrays().items()}
     if view.reason is None and len(score.rows):
         vectors = alignment.apply(*tuned.read(score.rows))
-        sample = view.gauge.apply_to(score.sample(*vectors, tuned.spec))
+        sample = view.gauge.apply_to(score.sample(*vectors, tuned.spec, tuned.part, tuned.layout))
         seed = int(head.index.manifest["made_from"]["seed"])
         found = fidelity.score(sample, view.fitted.transform(sample.query, sample.key), seed=seed)
         arrays |= {f"scores.{name}": np.asarray(value) for name, value in asdict(found).items()}
 
     def place(rows: slice) -> FloatArray:
+        of_base = np.stack([view.query[rows], view.key[rows]])
         if alignment.is_same or view.reason is not None:  # of a head without a map the base's places are nan too
-            return np.stack([view.query[rows], view.key[rows]])
+            return of_base
         placed = view.transform(*alignment.apply(*tuned.read(rows)))
-        return np.stack([placed.query, placed.key])
+        return np.where(
+            np.isnan(of_base), of_base, np.stack([placed.query, placed.key])
+        )  # nan where a token has no place
 
     n_tokens = len(tuned.query)
     with (

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qkspace.capture import TOLERANCE, AttentionCall, forward, listening
+from qkspace.capture import AttentionCall, forward, listening
 from qkspace.schema import LayerSpec
+from qkspace.selfcheck import TOLERANCE
+from qkspace.weights import input_device
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,8 +44,8 @@ def weight_product_change(
     0 means that the same inputs attend the same. What enters the module is not part of it: a layer before it, or the
     gain of a norm, may change with no trace here. A base whose product is 0 gives 0 where the tuned one is too, else inf.
 
-    None stands for a layer with rotary positions, normalised queries or keys, projections of an unknown kind, or shapes
-    that differ between the two. Nothing is taken on trust: both models run on a short input, and the weights that were
+    None stands for a layer with rotary positions, a position part, normalised queries or keys, projections of an unknown
+    kind, or shapes that differ between the two; so does a model that reads anything but one text. Nothing is taken on trust: both models run on a short input, and the weights that were
     found must give the queries and keys that were captured there.
     """
     base, tuned = (_projections(model, layers) for model in (base_model, tuned_model))
@@ -113,20 +115,26 @@ def _ratio(change: float, size: float) -> float:
 def _projections(model: PreTrainedModel, layers: Sequence[LayerSpec]) -> list[_Projections | None]:
     """Return the weights of each layer that were seen to make its queries and keys."""
     found: list[_Projections | None] = [None] * len(layers)
-    if _is_rotary(model):
+    if _is_rotary(model) or not _reads_one_text(model) or not model._can_set_attn_implementation():
         return found
     modules = dict(model.named_modules())
     entering: dict[str, Tensor] = {}
 
     def compare(call: AttentionCall) -> None:
         is_known = call.index < len(layers) and call.module == layers[call.index].module
-        if is_known and call.module in entering and not call.extras:
+        if is_known and call.module in entering and layers[call.index].is_product:
             read = _read(modules[call.module], call)
             found[call.index] = read if read and _makes(read, entering[call.module], call) else None
 
     with _inputs({layer.module: modules.get(layer.module) for layer in layers}, entering), listening(model, compare):
         forward(model, _short_input(model))
     return found
+
+
+def _reads_one_text(model: PreTrainedModel) -> bool:
+    from torch import nn
+
+    return isinstance(model.get_input_embeddings(), nn.Embedding) and not model.config.is_encoder_decoder
 
 
 def _is_rotary(model: PreTrainedModel) -> bool:
@@ -142,7 +150,7 @@ def _short_input(model: PreTrainedModel) -> dict[str, Tensor]:
 
     embedding: Any = model.get_input_embeddings()
     n = int(embedding.weight.shape[0])
-    ids = torch.linspace(0, n - 1, N_TOKENS, device=model.device).long()[None]
+    ids = torch.linspace(0, n - 1, N_TOKENS, device=input_device(model)).long()[None]
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 

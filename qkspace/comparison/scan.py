@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qkspace import store
-from qkspace.behaviour import allowed_rows, attention_rows
 from qkspace.comparison.drift import SequenceMarks, sequence_drift
 from qkspace.comparison.moments import Moments
 from qkspace.comparison.noise import noise_floor
 from qkspace.comparison.units import CommonSequence, common_units, pool
 from qkspace.index import Index
 from qkspace.maps import end_with_parent
+from qkspace.position import attend_heads, with_sink
 from qkspace.schema import FloatArray, IntArray
 
 BLOCK_UNITS = 16_384  # written at a time
@@ -67,6 +67,11 @@ class _Side:
             for layer, name in names.items()
         }
 
+    @property
+    def has_sink(self) -> bool:
+        """Whether a part of the attention of some of the heads goes to no token."""
+        return any(self.index.layers[layer].has_sink for layer in np.unique(self.heads[:, 0]))
+
     def read(self, kind: str, rows: slice, heads: IntArray) -> FloatArray:
         """Return query, key or value_norm of some rows, keys repeated for the heads that share them: (head, row, ...)."""
         parts = []
@@ -79,12 +84,15 @@ class _Side:
     def attention(self, rows: slice, heads: IntArray) -> FloatArray:
         """Return the attention of some heads over the sequence in some rows: (head, query token, key token)."""
         n = rows.stop - rows.start
+        place = int(np.searchsorted(self.index.row_starts, rows.start, side="right")) - 1
+        more: dict[str, Any] = {"n_source": self.index.n_source(place), "number": place}
         out = np.empty((len(heads), n, n), dtype=np.float32)
         for layer in np.unique(self.heads[heads, 0]):
             which = np.flatnonzero(self.heads[heads, 0] == layer)
             query, key = (self.read(kind, rows, heads[which]) for kind in ("query", "key"))
-            spec = self.index.layers[layer]
-            out[which] = attention_rows(query, key, allowed_rows(spec, np.arange(n), n), spec.scale)
+            position = self.index.position(int(layer))
+            position = None if position is None else position.taken(self.heads[heads[which], 1])
+            out[which] = attend_heads(query, key, self.index.layers[layer], position, **more)
         return out
 
 
@@ -144,6 +152,7 @@ def _compare(
     is_special: (token), None where units are words.
     """
     rows, spec = (part.base_rows, part.tuned_rows), sides[0].index.layers[sides[0].heads[0, 0]]
+    has_sink = any(side.has_sink for side in sides)
     longest = max(r.stop - r.start for r in rows)
     together = max(1, BLOCK_WEIGHTS // longest**2)
     sums = []
@@ -153,10 +162,18 @@ def _compare(
         if is_special is None:
             base = pool(base, part.base_unit, part.base_unit, part.n_units)
             tuned = pool(tuned, part.tuned_unit, part.tuned_unit, part.n_units)
-            found = sequence_drift(base, tuned, None, None, _marks(np.zeros(part.n_units, dtype=bool), causal=False))
+            if has_sink:  # what it takes goes outside too
+                for rows_of in (base, tuned):
+                    rows_of[..., -1] += np.maximum(1 - rows_of.sum(axis=-1), 0)
+            marks = _marks(np.zeros(part.n_units, dtype=bool), causal=False, asks=_asks(base, tuned))
+            found = sequence_drift(base, tuned, None, None, marks)
         else:
             norms = [side.read("value_norm", r, heads) for side, r in zip(sides, rows, strict=True)]
-            found = sequence_drift(base, tuned, norms[0], norms[1], _marks(is_special, causal=spec.causal))
+            marks = _marks(is_special, causal=spec.causal, asks=_asks(base, tuned))
+            if has_sink:  # one more key, whose value is 0
+                base, tuned = with_sink(base), with_sink(tuned)
+                norms = [np.pad(norm, ((0, 0), (0, 1))) for norm in norms]
+            found = sequence_drift(base, tuned, norms[0], norms[1], marks)
         changed = np.where(found.changed_key >= 0, found.changed_key + first_unit + at.start, -1)
         for kind, values in (("drift", found.divergence), ("changed_key", changed)):
             block[kind][heads, at] = values
@@ -165,10 +182,16 @@ def _compare(
     return np.concatenate(sums)
 
 
-def _marks(is_special: NDArray[np.bool_], *, causal: bool) -> SequenceMarks:
+def _asks(base: FloatArray, tuned: FloatArray) -> NDArray[np.bool_] | None:
+    """Return which units attend to anything, (unit), from the attention of both sides; None where all do."""
+    asks = np.asarray((base.any(axis=2) | tuned.any(axis=2)).any(axis=0))
+    return None if asks.all() else asks
+
+
+def _marks(is_special: NDArray[np.bool_], *, causal: bool, asks: NDArray[np.bool_] | None = None) -> SequenceMarks:
     """Mark the units of a sequence: of words the first is no sink, which lies outside the words."""
     is_first = np.arange(len(is_special)) == 0
-    return SequenceMarks(is_special, ~is_special & ~(is_first & causal), causal)
+    return SequenceMarks(is_special, ~is_special & ~(is_first & causal), causal, asks)
 
 
 def _of_vectors(sides: tuple[_Side, _Side], job: LayerJob) -> dict[str, NDArray[Any]]:
@@ -193,4 +216,5 @@ def _of_vectors(sides: tuple[_Side, _Side], job: LayerJob) -> dict[str, NDArray[
 def _floors(index: Index, layer: int) -> NDArray[np.float64]:
     """Return the noise floor of each head of a layer."""
     query, key = (store.read_array(index.root / kind / f"L{layer:02d}.npy") for kind in ("query", "key"))
-    return noise_floor(query, key, index.layers[layer], index.row_starts, seed=0)
+    more: dict[str, Any] = {"position": index.position(layer), "n_source": index.layout.n_source}
+    return noise_floor(query, key, index.layers[layer], index.row_starts, seed=0, **more)

@@ -8,7 +8,8 @@
    data   queryTokens: [text]; keyTokens: [text], the same where left out (cross-attention: they differ)
           isSpecial, isSink: [bool] a query token (isSink: the first one where left out); keyIsSpecial, keyIsSink: likewise
           words, keyWords: [number or null] the word of each token, or null
-          sentenceB: first token of the second sentence, or null
+          sentenceB: first token of the second sentence, or null; nSource: of two sequences in one list the length of the
+                  first, whose keys the second alone asks (cross-attention), or null
           layers: [number of each layer in the model]; heads: [heads of each layer]
           levels: weights come as uint8, q = round(levels * sqrt(weight)); back by (q / levels)^2. Off by at most
                   sqrt(weight) / levels + 1 / (4 levels^2): by 0.004 where levels is 255
@@ -1402,7 +1403,9 @@ globalThis.qkspaceAttentionView = (() => {
     const own = queries.subarray(chosen * d, (chosen + 1) * d)
     const logits = logitsOf(own, keys, d, data.scales?.[at] ?? 1 / Math.sqrt(d))
     const causal = Array.isArray(data.causal) ? data.causal[at] : data.causal, window = data.windows?.[at] ?? Infinity
+    const source = data.nSource ?? null // the second of two sequences asks the first
     const allowed = (j) => (!causal || j <= chosen) && Math.abs(j - chosen) < window
+      && (source === null || (chosen >= source && j < source))
     const products = Float32Array.from(keys, (x, i) => x * own[i % d])
     return { d, queries, keys, products, logits, weights: softmax(logits, allowed), allowed }
   }
