@@ -1,7 +1,7 @@
-"""Head samples of a vision model for `benchmark_fidelity.py`, since the package itself reads no images yet.
+"""Head samples of a vision model for `benchmark_fidelity.py`.
 
 In: a folder with a ViT of transformers. Out: the queries and keys of its heads over images to fit maps on and over others
-to score them on: crops of scikit-learn's two photographs, and drawn patterns. Knows no maps.
+to score them on: crops of scikit-learn's two photographs, and drawn patterns (`make_images.py`). Knows no maps.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+from make_images import Image, checkerboard, crop, gradient, sinusoid
 
 from qkspace.capture import AttentionCall, forward, listening
 from qkspace.schema import HeadSample, LayerSpec, QKSpaceError
@@ -21,13 +21,10 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-Image = NDArray[np.float32]  # (row, column, red green blue), 0 to 1
 Layers = list[list[HeadSample]]  # (layer)(head)
 
 CROPS = 9  # of each photograph, to fit on and again to score on
 DRAWN = 2  # of each pattern, likewise
-SIDE = 224  # of an image, in pixels
-SMALLEST_CROP = 112  # enlarged to SIDE
 N_CHECKED = 4  # images whose attention is compared with the model's own
 TOLERANCE = 1e-4
 
@@ -56,50 +53,6 @@ def make_images(photographs: Sequence[Image], seed: int = 0) -> tuple[list[Image
         for parts in zip(*halves, strict=True)
     )
     return fit, held_out
-
-
-def crop(photograph: Image, rng: np.random.Generator) -> Image:
-    """Cut a square of random size and place, and bring it to SIDE by bicubic interpolation, as the model expects."""
-    import torch
-
-    height, width = photograph.shape[:2]
-    side = int(rng.integers(SMALLEST_CROP, min(height, width) + 1))
-    top, left = rng.integers(0, (height - side + 1, width - side + 1))
-    cut = torch.tensor(photograph[top : top + side, left : left + side]).permute(2, 0, 1)[None]
-    resized = torch.nn.functional.interpolate(cut, size=(SIDE, SIDE), mode="bicubic", antialias=True)
-    return np.asarray(resized[0].permute(1, 2, 0).clamp(0, 1))
-
-
-def gradient(rng: np.random.Generator) -> Image:
-    """Draw hue that changes along one direction and brightness that changes along another."""
-    from matplotlib.colors import hsv_to_rgb
-
-    hue, value = (rng.random() + slope(rng)) % 1, 0.5 + 0.5 * slope(rng)
-    return np.asarray(hsv_to_rgb(np.stack([hue, np.ones_like(hue), value], axis=2)), dtype=np.float32)
-
-
-def sinusoid(rng: np.random.Generator) -> Image:
-    """Draw up to 20 waves between two colours."""
-    return mixed(0.5 + 0.5 * np.sin(np.pi * (rng.uniform(2, 20) * slope(rng) + 2 * rng.random())), rng)
-
-
-def checkerboard(rng: np.random.Generator) -> Image:
-    """Draw squares of 8 to 64 pixels in two colours, shifted at random."""
-    square = int(rng.integers(8, 65))
-    row, column = (np.arange(SIDE) + rng.integers(0, 2 * square, size=(2, 1))) // square
-    return mixed((row[:, None] + column) % 2, rng)
-
-
-def slope(rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return a plane that rises in a random direction, from -1 to 1 at most: (row, column)."""
-    angle, along = rng.uniform(0, 2 * np.pi), np.linspace(-1, 1, SIDE) / np.sqrt(2)
-    return np.asarray(np.cos(angle) * along + np.sin(angle) * along[:, None])
-
-
-def mixed(share: NDArray[np.generic], rng: np.random.Generator) -> Image:
-    """Mix two random colours."""
-    first, second = rng.random((2, 3))
-    return np.asarray(first + share[..., None] * (second - first), dtype=np.float32)
 
 
 def capture(model: PreTrainedModel, images: Tensor) -> Layers:
