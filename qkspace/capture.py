@@ -1,95 +1,237 @@
 """Capture: watch the queries and keys of a model meet, in one forward pass, for every architecture alike.
 
-In: a model of transformers and batches of token ids. Out: per layer the query, key, value and attention tensors, handed
-to a function as they arise. Knows no files and no corpora.
+In: a model of transformers and batches of its inputs. Out: per attention the query, key, value and attention tensors,
+handed to a function as they arise. Knows no files and no corpora.
 
-One mechanism: transformers lets a model be switched to a registered attention function
+Two routes. The interface: transformers lets a model be switched to a registered attention function
 (`AttentionInterface.register`). Ours calls the modelling file's own eager function, so that soft caps, sinks and
 grouped keys are the model's own mathematics, and shows what went in and came out to a listener. The eager mask is
-registered under the same name; without it a decoder would silently lose its causal mask.
+registered under the same name; without it a decoder would silently lose its causal mask. Inline: a model that computes
+attention itself is watched while it multiplies queries with keys (`qkspace.inline`).
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
-from qkspace.schema import BoolArray, LayerSpec, QKSpaceError
+from qkspace.schema import QKSpaceError
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
 IMPLEMENTATION = "qkspace_capture"  # must not contain "sdpa", "flex" or "flash": transformers looks for those words
-TOLERANCE = {"torch.float32": 1e-4, "torch.float16": 5e-3, "torch.bfloat16": 3e-2, "torch.float64": 1e-6}
+CHUNK_BYTES = 128 << 20  # attention that is held at a time; more than that is computed some query tokens at a time
+
+Route = Literal["interface", "inline"]
+Forward = Literal["exact", "sdpa"]
+Rows = Iterator[tuple[slice, "Tensor"]]
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionCall:
     """One attention of one forward pass, as the model computed it.
 
-    query (batch, head, token, d_head) and key, value (batch, kv_head, token, d_head) are the vectors that meet in the
-    dot product, after rotary positions and normalisation; attention (batch, head, query token, key token) is the
-    model's own. `mask` is added to the logits, or None where everything is allowed.
+    query (batch, head, query token, d_head) and key, value (batch, kv_head, key token, d_head) are the vectors that meet
+    in the dot product, after rotary positions and normalisation; `before_rotation` is query and key without rotary
+    positions, where that was asked for and the model has them. The logit is `scale * query . key`, through
+    `softcap * tanh(logit / softcap)` where there is a soft cap; then mask and bias are added, where there are any: a mask
+    of booleans says what is allowed. `sink` (head) is one more logit, of no key. `index` counts the calls of one forward
+    pass from 0.
     """
 
     index: int
     module: str
     query: Tensor
     key: Tensor
-    value: Tensor
-    attention: Tensor
+    value: Tensor | None
+    chunks: _Chunks
     mask: Tensor | None
     scale: float
-    extras: tuple[str, ...]
+    bias: Tensor | None = None
+    softcap: float | None = None
+    sink: Tensor | None = None
+    before_rotation: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def attention(self) -> Tensor:
+        """The model's own attention, whole: (batch, head, query token, key token)."""
+        import torch
+
+        parts = [attention for _, attention in self.rows()]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+    def rows(self) -> Rows:
+        """Yield the model's own attention some query tokens at a time: which, and (batch, head, query token, key token).
+
+        All at once where it takes less than `CHUNK_BYTES`.
+        """
+        return self.chunks.rows()
+
+
+def cropped(call: AttentionCall, n: int) -> AttentionCall:
+    """Return the attention among the first n tokens, of a model that pads its input to whole windows or blocks."""
+
+    def crop(tensor: Tensor | None) -> Tensor | None:
+        if tensor is None:
+            return None
+        rows = tensor[..., :n, :] if tensor.shape[-2] > 1 else tensor
+        return rows[..., :n] if tensor.shape[-1] > 1 else rows
+
+    def compute(rows: slice) -> tuple[None, Tensor]:
+        return None, torch.cat([part for _, part in call.rows()], dim=2)[:, :, rows, :n]
+
+    import torch
+
+    return replace(
+        call,
+        query=call.query[:, :, :n],
+        key=call.key[:, :, :n],
+        value=None if call.value is None else call.value[:, :, :n],
+        mask=crop(call.mask),
+        bias=crop(call.bias),
+        chunks=_Chunks(compute, n, n),
+    )
+
+
+class _Chunks:
+    """Attention computed some query tokens at a time; what comes out of it is kept for the model to go on with."""
+
+    def __init__(self, compute: Callable[[slice], tuple[Tensor | None, Tensor]], n_queries: int, step: int) -> None:
+        self._compute, self._n_queries, self._step = compute, n_queries, step
+        self._outputs: dict[int, Tensor | None] = {}
+        self._whole: Tensor | None = None  # kept where it is not cut up
+
+    def rows(self) -> Rows:
+        for first in range(0, self._n_queries, self._step):
+            rows = slice(first, min(first + self._step, self._n_queries))
+            if self._whole is not None:
+                yield rows, self._whole
+                continue
+            self._outputs[first], attention = self._compute(rows)
+            if self._step >= self._n_queries:
+                self._whole = attention
+            yield rows, attention
+
+    def finish(self) -> tuple[Tensor, Tensor | None]:
+        """Return the output, (batch, query token, head, d_head), and the attention where it was not cut up."""
+        import torch
+
+        for first in range(0, self._n_queries, self._step):
+            if first not in self._outputs:
+                rows = slice(first, min(first + self._step, self._n_queries))
+                self._outputs[first], attention = self._compute(rows)
+                if self._step >= self._n_queries:
+                    self._whole = attention
+        parts = [output for _, output in sorted(self._outputs.items()) if output is not None]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), self._whole
+
+
+def step_of(batch: int, n_heads: int, n_queries: int, n_keys: int) -> int:
+    """Return how many query tokens are attended for at a time, so that `CHUNK_BYTES` hold them."""
+    return max(1, min(n_queries, CHUNK_BYTES // max(1, 4 * batch * n_heads * n_keys)))
 
 
 Listener = Callable[[AttentionCall], None]
-_listeners: dict[int, tuple[str, Callable[..., None]]] = {}  # id(attention module) -> (its name, who listens)
+
+
+class _Ear:
+    """Who listens to a model, by which route, and how many calls this forward pass has had."""
+
+    def __init__(
+        self, model: PreTrainedModel, listener: Listener, route: Route, how: Forward, *, unrotated: bool
+    ) -> None:
+        self.listener, self.route, self.how = listener, route, how
+        self.names = {id(module): name for name, module in model.named_modules()}
+        self.n_calls = 0
+        self.unrotated = unrotated
+
+    def tell(self, module: str, **call: Any) -> None:
+        """Show one attention to the listener."""
+        self.listener(AttentionCall(index=self.n_calls, module=module, **call))
+        self.n_calls += 1
+
+    def tell_inline(
+        self,
+        module: str,
+        *,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor | None,
+        attention: Tensor,
+        added: Tensor | None,
+        **how: Any,
+    ) -> None:
+        """Show one attention that was watched and not computed by us."""
+        chunks = _Chunks(lambda rows: (None, attention), attention.shape[2], attention.shape[2])
+        self.tell(module, query=query, key=key, value=value, chunks=chunks, mask=added, **how)
+
+
+_listeners: dict[int, _Ear] = {}  # id(module) -> who listens to the model that it is a part of
 
 
 @contextmanager
-def listening(model: PreTrainedModel, listener: Listener) -> Iterator[None]:
-    """Show every attention of `model` to `listener` while the context lasts; calls are numbered from 0 in order.
+def listening(
+    model: PreTrainedModel,
+    listener: Listener,
+    *,
+    route: Route = "interface",
+    how: Forward = "exact",
+    unrotated: bool = False,
+) -> Iterator[None]:
+    """Show every attention of `model` to `listener` while the context lasts; calls of a `forward` count from 0.
 
     The model is in evaluation mode meanwhile and left as it was found, also after an exception; `forward` runs it. Models
     are independent of each other; one model can only be listened to once at a time.
 
+    Args:
+        model: the whole model, also where a part of it is run.
+        listener: called with every attention in the order of the forward pass.
+        route: "interface" for models that use transformers' attention interface, "inline" for all others.
+        how: "exact" computes attention by the modelling file's own function, "sdpa" what the model goes on with by torch's
+            fused kernel, which is faster and within rounding the same; attention itself is then that of the captured vectors.
+        unrotated: also take queries and keys before rotary positions.
+
     Raises:
         QKSpaceError: the model does not use the attention interface, or somebody listens already.
     """
-    if not model._can_set_attn_implementation():
+    if route == "interface" and not model._can_set_attn_implementation():
         raise QKSpaceError(
-            f"{type(model).__name__} computes attention on its own and not through transformers' attention interface, so "
-            "its queries and keys cannot be captured yet. Models that can: BERT, RoBERTa, DistilBERT, GPT-2, Llama, "
-            "Mistral, Qwen and most others since transformers 5."
+            f"{type(model).__name__} computes attention on its own and not through the attention interface."
         )
-    modules = {id(module): name for name, module in model.named_modules()}
-    if any(key in _listeners for key in modules):
+    ear = _Ear(model, listener, route, how, unrotated=unrotated)
+    if any(key in _listeners for key in ear.names):
         raise QKSpaceError("This model is being captured already; wait until that is done.")
-    n_calls = 0
-
-    def number(name: str, **call: Any) -> None:
-        nonlocal n_calls
-        listener(AttentionCall(index=n_calls, module=name, **call))
-        n_calls += 1
-
     state = _ModelState(model)
-    _listeners.update({key: (name, number) for key, name in modules.items()})
-    try:
-        _register()
-        model.set_attn_implementation(IMPLEMENTATION)
+    _listeners.update(dict.fromkeys(ear.names, ear))
+    with ExitStack() as stack:
+        stack.callback(state.restore)
+        for key in ear.names:
+            stack.callback(_listeners.pop, key, None)
+        if unrotated:
+            from qkspace.rotation import noting
+
+            stack.enter_context(noting(model))
+        if route == "interface":
+            _register()
+            model.set_attn_implementation(IMPLEMENTATION)
+        else:
+            use_eager(model)
         yield
-    finally:
-        for key in modules:
-            _listeners.pop(key, None)
-        state.restore()
+
+
+def use_eager(model: PreTrainedModel) -> None:
+    """Have a model compute attention by plain products, also one that chose for itself when it was made."""
+    if model._can_set_attn_implementation():
+        model.set_attn_implementation("eager")
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if config is not None and getattr(config, "_attn_implementation_internal", None) not in (None, "eager"):
+            config._attn_implementation_internal = "eager"
 
 
 class _ModelState:
@@ -124,195 +266,140 @@ def _attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, Tensor | None]:
     """Compute attention by the modelling file's own eager function and show it to who listens to this module."""
-    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-    if eager is None:
-        raise QKSpaceError(
-            f"{type(module).__name__} uses the attention interface, but its file has no eager function to compute with; "
-            "qkspace cannot capture it yet."
-        )
-    output, attention = eager(module, query, key, value, attention_mask, **options)
-    if id(module) in _listeners:
-        name, show = _listeners[id(module)]
-        scaling = options.get("scaling")
-        extras = tuple(sorted(k for k, v in options.items() if k in _EXTRAS and v is not None))
-        scale = float(scaling if scaling is not None else getattr(module, "scaling", query.shape[-1] ** -0.5))
-        show(
-            name,
-            query=query,
-            key=key,
-            value=value,
-            attention=attention,
-            mask=attention_mask,
-            scale=scale,
-            extras=extras,
-        )
-    return output, attention
+    ear = _listeners.get(id(module))
+    n_queries, n_keys = query.shape[2], key.shape[2]
+    step = n_queries if ear is None else step_of(len(query), query.shape[1], n_queries, n_keys)
+
+    def compute(rows: slice) -> tuple[Tensor, Tensor]:
+        if rows == slice(0, n_queries):
+            return eager(module, query, key, value, attention_mask, **options)
+        part = {name: _rows_of(given, rows, n_queries, n_keys) for name, given in options.items()}
+        mask = _rows_of(attention_mask, rows, n_queries, n_keys)
+        return eager(module, query[:, :, rows], key, value, mask, **part)
+
+    eager = _eager_function(module)
+    chunks = _Chunks(compute, n_queries, step)
+    if ear is None:
+        return chunks.finish()
+    scaling = options.get("scaling")
+    call: dict[str, Any] = {
+        "query": query,
+        "key": key,
+        "value": value,
+        "mask": attention_mask,
+        "scale": float(scaling if scaling is not None else getattr(module, "scaling", None) or query.shape[-1] ** -0.5),
+        "bias": options.get("position_bias"),
+        "softcap": options.get("softcap"),
+        "sink": options.get("s_aux"),
+    }
+    if ear.unrotated:
+        from qkspace.rotation import before_rotation
+
+        call["before_rotation"] = before_rotation(query, key)
+    if ear.how == "sdpa" and call["softcap"] is None and call["sink"] is None:
+        return _attend_fused(ear, module, call, step, options), None
+    ear.tell(ear.names[id(module)], chunks=chunks, **call)
+    return chunks.finish()
 
 
-_EXTRAS = ("position_bias", "softcap", "s_aux")  # what makes logits more than a scaled product, by transformers' names
+def _attend_fused(ear: _Ear, module: nn.Module, call: dict[str, Any], step: int, options: dict[str, Any]) -> Tensor:
+    """Compute what the model goes on with by torch's fused kernel; show attention as the captured vectors make it."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    def compute(rows: slice) -> tuple[None, Tensor]:
+        return None, weights(**{name: call[name] for name in ("query", "key", "scale", "mask", "bias")}, rows=rows)
+
+    ear.tell(ear.names[id(module)], chunks=_Chunks(compute, call["query"].shape[2], step), **call)
+    given = {**options, "is_causal": False}  # the mask says all
+    output, _ = sdpa_attention_forward(module, call["query"], call["key"], call["value"], call["mask"], **given)
+    return output
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """What the self-check found: the model's layers and the largest differences of attention weights.
+def weights(
+    query: Tensor,
+    key: Tensor,
+    scale: float,
+    *,
+    mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
+    sink: Tensor | None = None,
+    rows: slice = slice(None),
+) -> Tensor:
+    """Return softmax(scale * query . key + ...) in float32, of some query tokens: (batch, head, query token, key token).
 
-    `captured_error`: attention as captured against the model's own eager attention; `recomputed_error`: the softmax of
-    `scale * query . key` over what is allowed, computed from the captured vectors alone, against the same;
-    `stored_error`: the same from the vectors rounded to the type that they are stored in.
-    """
-
-    layers: tuple[LayerSpec, ...]
-    captured_error: float
-    recomputed_error: float
-    stored_error: float
-    tolerance: float
-    n_sequences: int
-    n_tokens: int
-
-
-def check(
-    model: PreTrainedModel, batch: Mapping[str, Tensor], longest: Mapping[str, Tensor], storage: str = "float32"
-) -> Check:
-    """Compare what is captured on a short padded batch with the model's own eager attention.
-
-    Args:
-        model: any model of transformers whose `forward` takes the batch.
-        batch: input_ids and attention_mask, (sequence, token), padded on the right.
-        longest: the same for one sequence as long as any that will follow: only there do sliding windows show.
-        storage: "float16" or "float32", the type whose rounding `stored_error` measures.
-
-    Raises:
-        QKSpaceError: the model cannot be captured, or attention is not the softmax of the captured product.
-    """
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise QKSpaceError(
-            f"{type(model).__name__} is an encoder-decoder: queries and keys come from different sequences there, which "
-            "this version does not handle. Encoders and decoders work."
-        )
-    reference = _eager_attentions(model, batch)
-    calls: list[AttentionCall] = []
-    with listening(model, calls.append):
-        forward(model, batch)
-    if len(calls) != len(reference) or not calls:
-        raise QKSpaceError(
-            f"{type(model).__name__}: {len(calls)} of its {len(reference)} attention layers go through transformers' "
-            "attention interface, so its queries and keys cannot be captured completely. It is refused."
-        )
-    extras = sorted({extra for call in calls for extra in call.extras})
-    if extras:  # a soft cap may not show on a short batch and yet matter later
-        raise QKSpaceError(
-            f"{type(model).__name__}: its attention is more than query . key: the model adds {', '.join(extras)}, which the "
-            "product does not hold. A map of its queries and keys would mislead, so it is refused."
-        )
-    lengths = batch["attention_mask"].sum(dim=1).tolist()
-    layers = _layer_specs(model, longest)
-    captured, recomputed, stored = np.zeros((3, len(calls)))
-    for i, (call, layer, own) in enumerate(zip(calls, layers, reference, strict=True)):
-        for s, n in enumerate(lengths):
-            want = own[s, :, :n, :n].float().cpu()
-            seen, again = call.attention[s, :, :n, :n].float().cpu(), _recompute(call, layer, s, n)
-            captured[i] = np.maximum(captured[i], (seen - want).abs().max().item())  # keeps nan, as max() would not
-            recomputed[i] = np.maximum(recomputed[i], (again - want).abs().max().item())
-            rounded = _recompute(call, layer, s, n, storage)
-            stored[i] = np.maximum(stored[i], (rounded - want).abs().max().item())
-    tolerance = TOLERANCE.get(str(calls[0].query.dtype), 1e-4)
-    if not (captured.max() <= tolerance and recomputed.max() <= tolerance):  # written so that nan is refused too
-        worst = calls[int(np.argmax(recomputed))]
-        raise QKSpaceError(
-            f"{type(model).__name__}: attention recomputed from query . key differs from the model's own by up to "
-            f"{recomputed.max():.2g} (captured weights: {captured.max():.2g}; allowed: {tolerance:g}), most in "
-            f"{worst.module}. A map of its queries and keys would mislead, so it is refused."
-        )
-    stored_error = float(np.nan_to_num(stored.max(), nan=1.0))  # nan where a float16 overflows, which is refused later
-    worst_errors = (float(captured.max()), float(recomputed.max()), stored_error)
-    return Check(layers, *worst_errors, tolerance, len(lengths), int(sum(lengths)))
-
-
-def forward(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> None:
-    """Run one forward pass for its attention alone; no cache is kept where the model has one, and no gradients."""
-    import torch
-
-    with torch.inference_mode():
-        model(**batch, use_cache=False) if getattr(model.config, "use_cache", False) else model(**batch)
-
-
-def _eager_attentions(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    """Return the attention the model itself reports, each (sequence, head, query token, key token)."""
-    import torch
-
-    state = _ModelState(model)
-    try:
-        model.set_attn_implementation("eager")
-        options = {"use_cache": False} if getattr(model.config, "use_cache", False) else {}
-        with torch.inference_mode():
-            attentions = getattr(model(**batch, output_attentions=True, **options), "attentions", None)
-    finally:
-        state.restore()
-    if not attentions or any(a is None for a in attentions):
-        raise QKSpaceError(
-            f"{type(model).__name__} reports no attention of its own, so nothing can be checked against it."
-        )
-    return tuple(attentions)
-
-
-def _layer_specs(model: PreTrainedModel, longest: Mapping[str, Tensor]) -> tuple[LayerSpec, ...]:
-    """Describe every layer from one forward pass over one sequence; its mask tells causality and window."""
-    layers: list[LayerSpec] = []
-
-    def describe(call: AttentionCall) -> None:
-        causal, window = read_mask(observed_mask(call, 0, call.query.shape[2]), call.module)
-        n_heads, n_kv_heads, d_head = call.query.shape[1], call.key.shape[1], call.query.shape[3]
-        layers.append(LayerSpec(call.module, n_heads, n_kv_heads, d_head, call.scale, causal, window))
-
-    with listening(model, describe):
-        forward(model, longest)
-    return tuple(layers)
-
-
-def observed_mask(call: AttentionCall, sequence: int, n: int) -> BoolArray:
-    """Return who may attend to whom in one sequence of a batch: (query token, key token)."""
-    if call.mask is None:
-        return np.ones((n, n), dtype=bool)
-    mask = call.mask.expand(call.query.shape[0], -1, call.query.shape[2], -1)[sequence, 0, :n, :n]
-    allowed = mask if mask.dtype == _bool_dtype() else mask > -1e4  # "not allowed" is the type's lowest number
-    return np.asarray(allowed.cpu().numpy(), dtype=bool)
-
-
-def _bool_dtype() -> torch.dtype:
-    import torch
-
-    return torch.bool
-
-
-def read_mask(allowed: BoolArray, module: str) -> tuple[bool, int | None]:
-    """Describe a mask as (causal, window).
-
-    Raises:
-        QKSpaceError: the mask is neither full nor causal, with or without a sliding window.
-    """
-    n = len(allowed)
-    offset = np.arange(n)[:, None] - np.arange(n)[None, :]
-    causal = n > 1 and not allowed[offset < 0].any()
-    reach = int(np.abs(offset[allowed]).max()) + 1
-    window = reach if reach < n else None
-    spec = LayerSpec(module, 1, 1, 1, 1.0, causal, window)
-    if not np.array_equal(spec.allowed(n), allowed):
-        raise QKSpaceError(
-            f"{module}: its attention mask is neither full nor causal, with or without a sliding window; qkspace cannot "
-            "rebuild such attention from an index yet."
-        )
-    return causal, window
-
-
-def _recompute(call: AttentionCall, layer: LayerSpec, sequence: int, n: int, storage: str = "float32") -> Tensor:
-    """Return softmax(scale * query . key) of one sequence from the captured vectors alone, in float32: (head, n, n).
-
-    The vectors are first rounded to `storage`.
+    Arguments as in `AttentionCall`. A query that may attend to nothing attends to nothing.
     """
     import torch
 
-    dtype = {"float16": torch.float16, "float32": torch.float32}[storage]
-    query = call.query[sequence, :, :n].to(dtype).float().cpu()
-    key = call.key[sequence, :, :n].to(dtype).float().cpu().repeat_interleave(layer.n_heads // layer.n_kv_heads, dim=0)
-    logit = layer.scale * query @ key.transpose(1, 2)  # (head, query token, key token)
-    return torch.softmax(logit.masked_fill(~torch.from_numpy(layer.allowed(n)), -torch.inf), dim=-1)
+    n_queries, n_keys = query.shape[2], key.shape[2]
+    key = key.float().repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+    logit = scale * query[:, :, rows].float() @ key.transpose(2, 3)
+    if softcap is not None:
+        logit = softcap * torch.tanh(logit / softcap)
+    for added in (bias, mask):
+        part = _rows_of(added, rows, n_queries, n_keys)
+        if part is not None:
+            logit = logit.masked_fill(~part, -torch.inf) if part.dtype == torch.bool else logit + part.float()
+    if sink is not None:
+        extra = sink.float().reshape(1, -1, 1, 1).expand(*logit.shape[:3], 1)
+        return torch.softmax(torch.cat([logit, extra], dim=-1), dim=-1)[..., :-1]
+    nothing = (logit == -torch.inf).all(dim=-1, keepdim=True)
+    return torch.softmax(logit.masked_fill(nothing, 0), dim=-1).masked_fill(nothing, 0)
+
+
+def _rows_of(given: Any, rows: slice, n_queries: int, n_keys: int) -> Any:
+    """Return the part of a mask or bias (..., query token, key token) that is of some query tokens; anything else as it is."""
+    shape = getattr(given, "shape", ())
+    return given[..., rows, :] if len(shape) >= 2 and tuple(shape[-2:]) == (n_queries, n_keys) else given
+
+
+def _eager_function(module: nn.Module) -> Callable[..., tuple[Tensor, Tensor]]:
+    for kind in type(module).__mro__:  # a subclass may be of another file
+        eager = getattr(sys.modules.get(kind.__module__), "eager_attention_forward", None)
+        if eager is not None:
+            return eager  # type: ignore[no-any-return]
+    raise QKSpaceError(
+        f"{type(module).__name__} uses the attention interface, but its file has no eager function to compute with."
+    )
+
+
+def forward(model: PreTrainedModel, batch: Mapping[str, Tensor], runner: str = "") -> Any:
+    """Run one forward pass for its attention alone; no cache is kept where the model has one, and no gradients.
+
+    runner: name of the part of the model that is run, "" for the whole.
+    """
+    import torch
+
+    ear = _listeners.get(id(model))
+    run = model.get_submodule(runner) if runner else model
+    options: dict[str, Any] = {"use_cache": False} if takes_cache(run) else {}
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        if ear is not None:
+            ear.n_calls = 0
+            if ear.route == "inline":
+                from qkspace.inline import watching
+
+                stack.enter_context(watching(model, ear.tell_inline))
+        return run(**batch, **options)
+
+
+def takes_cache(module: nn.Module) -> bool:
+    """Tell whether a model keeps the keys of earlier tokens unless told not to."""
+    config = getattr(module, "config", None)
+    return any(getattr(c, "use_cache", False) for c in (config, _text_config(config)) if c is not None) and accepts(
+        module, "use_cache"
+    )
+
+
+def _text_config(config: Any) -> Any:
+    return config.get_text_config() if hasattr(config, "get_text_config") else None
+
+
+def accepts(module: nn.Module, name: str) -> bool:
+    """Tell whether the forward of a module takes an argument of this name."""
+    import inspect
+
+    parameters = inspect.signature(module.forward).parameters
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())

@@ -161,12 +161,14 @@ def _add_how(build: argparse.ArgumentParser) -> None:
     """Add how a corpus is read, a model run, and what is stored."""
     reading = build.add_argument_group("how the corpus is read")
     reading.add_argument(
-        "--format", help="text, jsonl, csv, tsv, parquet, conllu or datasets (default: by the name's suffix)"
+        "--format", help="text, jsonl, csv, tsv, parquet, conllu, datasets or images (default: by the name's suffix)"
     )
     reading.add_argument("--text-column", help="column that holds the text, or the list of words")
     reading.add_argument(
         "--unit", choices=("line", "paragraph"), default="line", help="what a sequence of plain text is"
     )
+    reading.add_argument("--target-column", help="column of the text that the decoder of an encoder-decoder reads")
+    reading.add_argument("--image-column", help="column that holds the images, or their paths")
     reading.add_argument("--split", help="split of a data set")
     reading.add_argument("--config", help="configuration of a data set")
     reading.add_argument("--encoding", default="utf-8", help="encoding of text (default utf-8)")
@@ -186,6 +188,31 @@ def _add_how(build: argparse.ArgumentParser) -> None:
         default=1024,
         help="padded tokens of a forward pass (default 1024; a GPU wants more)",
     )
+    capture.add_argument(
+        "--attention",
+        metavar="PART",
+        help="which attention of a model that has several: encoder, decoder or cross; text, vision or audio; stage0, ...",
+    )
+    capture.add_argument(
+        "--forward",
+        choices=("exact", "sdpa"),
+        default="exact",
+        help="exact takes attention as the model's own code computes it (default); sdpa runs the model by torch's fused kernel, "
+        "faster on long texts, and takes the attention of the captured vectors: the same within rounding",
+    )
+    capture.add_argument(
+        "--generate", type=int, metavar="N", help="let the model go on with each text for up to N tokens, and show both"
+    )
+    capture.add_argument(
+        "--device-map",
+        choices=("auto", "balanced", "balanced_low_0", "sequential"),
+        help="spread a model that is too large over GPUs, memory and disk, in this manner (needs accelerate)",
+    )
+    capture.add_argument(
+        "--allow-pickle",
+        action="store_true",
+        help="also read weights that are stored by pickle (pytorch_model.bin), numbers only",
+    )
     capture.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the checkpoint")
     maps = build.add_argument_group("what is stored")
     maps.add_argument(
@@ -195,6 +222,9 @@ def _add_how(build: argparse.ArgumentParser) -> None:
         help="maps, with commas: unfold, pca, tsne, umap (default unfold,pca)",
     )
     _add_maps(maps, joint="also one map of each method for all heads together (joint-pca, ...)")
+    maps.add_argument(
+        "--before-rope", action="store_true", help="also store queries and keys before rotary positions (content alone)"
+    )
     maps.add_argument("--storage", choices=("float16", "float32"), default="float16", help="type of stored vectors")
     maps.add_argument("--top-k", type=int, default=8, help="attended keys kept for each query (default 8)")
     maps.add_argument("--seed", type=int, default=0)

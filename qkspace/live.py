@@ -11,7 +11,7 @@ on the maps of that index. Knows no page and no visitor; torch is imported when 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,12 +22,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qkspace.align import KINDS, kind_of_tokens, surface_of_tokens, word_of_tokens, words_of
-from qkspace.capture import AttentionCall, forward, listening, observed_mask, read_mask
+from qkspace.capture import AttentionCall, Route, forward, listening
 from qkspace.extract import bytes_per_token
-from qkspace.index import Index, attend
+from qkspace.index import Index
+from qkspace.masks import added, observed_mask, read_mask
 from qkspace.model import Checkpoint, Device, context_length, identity, load
+from qkspace.position import LayerPosition, attend, of_one_sequence
 from qkspace.schema import FloatArray, IntArray, LayerSpec, Positions, QKSpaceError, TextSequence
 from qkspace.tokenise import special_ids
+from qkspace.weights import input_device
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +61,7 @@ class LiveSequence:
     query: tuple[FloatArray, ...]
     key: tuple[FloatArray, ...]
     value_norm: tuple[FloatArray, ...]
+    positions: tuple[LayerPosition | None, ...]
     sentence_b_start: int | None
     joined: bool
     n_dropped: int
@@ -79,7 +83,8 @@ class LiveSequence:
 
     def attention(self, layer: int, head: int) -> FloatArray:
         """Return the model's attention, recomputed from query and key: (query token, key token)."""
-        return attend(*self.vectors(layer, head), self.layers[layer])
+        part = self.positions[layer]
+        return attend(*self.vectors(layer, head), self.layers[layer], None if part is None else part.head(head))
 
 
 def place(index: Index, live: LiveSequence, layer: int, head: int, method: str, dims: int) -> Positions:
@@ -98,9 +103,20 @@ def place(index: Index, live: LiveSequence, layer: int, head: int, method: str, 
 class LiveModel:
     """A loaded model that runs one text at a time, whichever threads ask."""
 
-    def __init__(self, checkpoint: Checkpoint, layers: tuple[LayerSpec, ...]) -> None:
-        """Take a checkpoint and how its layers attend, which is what `capture.check` or an index says."""
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        layers: tuple[LayerSpec, ...],
+        *,
+        route: Route = "interface",
+        runner: str = "",
+        calls: Sequence[int] | None = None,
+    ) -> None:
+        """Take a checkpoint, how its layers attend and how they are captured, which is what a check or an index says."""
         self._model, self._tokenizer, self._layers = checkpoint.model, checkpoint.tokenizer, layers
+        self._route: Route = route
+        self._runner = runner
+        self._layer_of = {call: i for i, call in enumerate(range(len(layers)) if calls is None else calls)}
         self._tokenizer.truncation_side = "right"  # "left" would cut off the beginning
         context = context_length(checkpoint) or MAX_TOKENS
         self.max_tokens = min(context, MAX_TOKENS, MAX_BYTES // bytes_per_token(layers, 0, "float32"))
@@ -131,9 +147,15 @@ class LiveModel:
         Raises:
             QKSpaceError: the checkpoint is not there, or it is another one.
         """
+        found = index.manifest["check"]
+        if found.get("part", "self") in ("decoder", "cross") or index.manifest.get("modality", "text") != "text":
+            raise QKSpaceError(
+                f"A text of one's own cannot be run here: this index shows {found.get('part')} attention of "
+                f"{index.manifest['model']['class']}, which does not read a text alone."
+            )
         checkpoint = _load(index, None if model is None else str(model), device, trust_remote_code)
         _refuse_another(index, checkpoint)
-        return cls(checkpoint, index.layers)
+        return cls(checkpoint, index.layers, **{k: found[k] for k in ("route", "runner", "calls") if k in found})
 
     def run(self, text: str, pair: str | None = None) -> LiveSequence:
         """Run a text, or two, through the model.
@@ -161,6 +183,7 @@ class LiveModel:
             query=tuple(call.query for call in calls),
             key=tuple(call.key for call in calls),
             value_norm=tuple(call.value_norm for call in calls),
+            positions=tuple(call.position for call in calls),
             sentence_b_start=sentence_b_start,
             joined=pair is not None and not self.encodes_pairs,
             n_dropped=encoded.n_dropped,
@@ -196,15 +219,22 @@ class LiveModel:
         """Run the model once over a text that is tokenised."""
         import torch
 
+        device = input_device(self._model)
         rows = {"input_ids": encoded.ids, "attention_mask": np.ones_like(encoded.ids)}
         if encoded.token_types is not None:
             rows["token_type_ids"] = np.asarray(encoded.token_types)
         batch = {
-            name: torch.from_numpy(row.astype(np.int64))[None].to(self._model.device) for name, row in rows.items()
+            name: torch.from_numpy(row.astype(np.int64))[None].to(device) for name, row in rows.items()
         }
         taken: list[_LayerVectors] = []
-        with listening(self._model, lambda call: taken.append(_take(call, self._layers[call.index]))):
-            forward(self._model, batch)
+
+        def take(call: AttentionCall) -> None:
+            number = self._layer_of.get(call.index)
+            if number is not None:
+                taken.append(_take(call, self._layers[number]))
+
+        with listening(self._model, take, route=self._route):
+            forward(self._model, batch, self._runner)
         return taken
 
 
@@ -230,6 +260,7 @@ class _LayerVectors:
     query: FloatArray
     key: FloatArray
     value_norm: FloatArray
+    position: LayerPosition | None
 
 
 def _take(call: AttentionCall, spec: LayerSpec) -> _LayerVectors:
@@ -238,11 +269,27 @@ def _take(call: AttentionCall, spec: LayerSpec) -> _LayerVectors:
     A sliding window that is longer than every sequence of the corpus is not in the index: it shows here.
     """
     n = call.query.shape[2]
-    allowed = observed_mask(call, 0, n)
-    if not np.array_equal(allowed, spec.allowed(n)):
-        causal, window = read_mask(allowed, call.module)
-        spec = replace(spec, causal=causal, window=window)
-    return _LayerVectors(spec, _array(call.query[0]), _array(call.key[0]), _array(call.value[0].float().norm(dim=-1)))
+    position = None
+    if spec.position is not None or spec.has_sink:
+        spec, position = _own_position(call, spec, n)
+    else:
+        allowed = observed_mask(call, 0, n)
+        if not np.array_equal(allowed, spec.allowed(n)):
+            causal, window = read_mask(allowed, call.module)
+            spec = replace(spec, causal=causal, window=window)
+    norms = np.full(call.key.shape[1:3], np.nan) if call.value is None else _array(call.value[0].float().norm(dim=-1))
+    return _LayerVectors(spec, _array(call.query[0]), _array(call.key[0]), norms, position)
+
+
+def _own_position(call: AttentionCall, spec: LayerSpec, n: int) -> tuple[LayerSpec, LayerPosition]:
+    """Take what is added to the logits of this sequence as its own, whatever form it has over the corpus."""
+    sink = None if call.sink is None else np.asarray(call.sink.detach().float().cpu().numpy()).reshape(-1)
+    values = added(call, 0, n, n)
+    if values is None:
+        return spec, LayerPosition(sink=sink)
+    allowed = np.isfinite(values)
+    part = of_one_sequence(np.where(allowed, values, 0), allowed, sink)
+    return replace(spec, causal=False, window=None, position="grid"), part
 
 
 def _array(tensor: Tensor) -> FloatArray:

@@ -16,7 +16,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import asdict, fields
@@ -27,31 +27,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qkspace import store
+from qkspace import position, store
 from qkspace.console import SILENT, Console
 from qkspace.extend import PLAN as PROJECT_PLAN
-from qkspace.extract import (
-    STATISTICS,
-    Tokens,
-    extract,
-    pad_batch,
-    plan_units,
-)
+from qkspace.extract import Keep, extract, plan_units
+from qkspace.feed import Feed, Tokens
+from qkspace.gather import OF_ONE_SEQUENCE, STATISTICS
 from qkspace.index import Index
 from qkspace.maps import SampleRows, Wanted, make_maps, ranges, refuse_unlike
-from qkspace.model import Checkpoint, context_length, identity, load
+from qkspace.model import Checkpoint, identity, load
 from qkspace.plan import Parameters, holds_the_same, refuse_other, request_of
-from qkspace.schema import IntArray, LayerSpec, QKSpaceError, TextSequence
+from qkspace.reading import CORPUS_CLASH, Reader, asked_modality, modality_of, part_of, reader_of
+from qkspace.schema import IntArray, LayerSpec, QKSpaceError
 from qkspace.units import UnitFiles
+from qkspace.weights import input_device
 
 if TYPE_CHECKING:
-    from qkspace.capture import Check
+    from qkspace.selfcheck import Check
 
-MAX_LENGTH = 1024  # tokens of a sequence, unless asked for otherwise; the model's context where that is shorter
 FIT_TOKENS = SCORE_TOKENS = 6_000  # a map is fitted on that many tokens of one part of the corpus, scored on another
 HELD_OUT = 0.25  # the share of sequences that no map is fitted on
-CORPUS_CLASH = "corpus_corpus"  # a column "corpus" of the corpus, where ours names the source
 CHECK_SEQUENCES, CHECK_TOKENS = 6, 96
+CHECK_LONG = 2  # sequences that are checked where all are longer than that
 
 
 def build(
@@ -137,20 +134,36 @@ class Build:
             revision=self.parameters.revision,
             adapter=self.parameters.adapter,
             trust_remote_code=self.parameters.trust_remote_code,
+            allow_pickle=self.parameters.allow_pickle,
+            device_map=self.parameters.device_map,
+            modality=asked_modality(self.sources, self.parameters),
         )
         who = identity(checkpoint)
         self._same_model(who)
-        counts = self.read(checkpoint)
+        reader = self.reader(checkpoint)
+        counts = self.read(reader)
         tokens = self.tokens()
-        check = self.check(checkpoint, tokens)
+        feed = reader.feed(self.work / "corpus", tokens)
+        check = self.check(checkpoint, tokens, feed)
         refuse_unlike(check.layers, self._wanted(), int(tokens.lengths[tokens.is_stored].max()))
-        sums, n_tokens = self.extract(checkpoint, check.layers, tokens)
+        self._write_positions(check)
+        sums, n_tokens = self.extract(checkpoint, check, tokens, feed)
         del checkpoint  # the maps need its memory more
         self._write_heads(check.layers, sums, n_tokens)
         stored = np.flatnonzero(tokens.is_stored)
         fit, score = self._write_tables(stored, tokens)
+        entry = {"modality": reader.modality, **reader.finish(self.work / "corpus", self.root, tokens.is_stored)}
         self._map(check.layers, tokens, fit, score)
-        self._write_manifest(request, who, check, counts, {"read": tokens, "stored": stored})
+        self._write_manifest(request, who, check, counts, {"read": tokens, "stored": stored}, entry)
+
+    def reader(self, checkpoint: Checkpoint) -> Reader:
+        """Choose how the corpus is read: by what the model reads, and which part of it is captured."""
+        from qkspace.selfcheck import choose
+
+        modality = modality_of(checkpoint, self.sources, self.parameters)
+        asked = part_of(checkpoint, modality, self.parameters.attention)
+        self.part = choose(checkpoint.model, asked)
+        return reader_of(checkpoint, self.part, self.sources, self.parameters, self.console)
 
     def _same_model(self, who: dict[str, Any]) -> None:
         """Refuse to go on with a build whose checkpoint has changed under its name since."""
@@ -161,28 +174,24 @@ class Build:
 
     # ---------------------------------------------------------------- reading
 
-    def read(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """Tokenise the corpus into the work folder: flat binary ids and marks, and tables in parts. One unit."""
+    def read(self, reader: Reader) -> dict[str, Any]:
+        """Turn the corpus into tokens in the work folder: flat binary ids and marks, and tables in parts. One unit."""
         from pyarrow import parquet
 
-        from qkspace.tokenise import TokeniseCounts, tokenise
+        from qkspace.tokenise import TokeniseCounts
 
         done = self.work / "read.json"
         if done.exists():
             if "-" in self.sources:
                 self.console.say("The text was read before; standard input is not read again.")
             return store.read_json(done)
-        max_length = self.parameters.max_length or min(context_length(checkpoint) or MAX_LENGTH, MAX_LENGTH)
         counts = TokeniseCounts()
         folder = self.work / "corpus"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         lengths: list[IntArray] = []
         with (folder / "ids").open("wb") as ids, (folder / "special").open("wb") as special:
-            chunks = tokenise(
-                self._sequences(), checkpoint.tokenizer, max_length=max_length, long=self.parameters.long, counts=counts
-            )
-            for number, chunk in enumerate(chunks):
+            for number, chunk in enumerate(reader.chunks(folder, counts)):
                 ids.write(chunk.token_ids.astype("<i4").tobytes())
                 special.write(chunk.is_special.astype("u1").tobytes())
                 for name, table in (("tokens", chunk.tokens), ("sequences", chunk.sequences)):
@@ -201,30 +210,9 @@ class Build:
             CORPUS_CLASH in parquet.read_schema(part).names for part in folder.glob("sequences-*.parquet")
         ):
             counts.renamed["corpus"] = CORPUS_CLASH
-        result = {**asdict(counts), "max_length": max_length}
+        result = {**asdict(counts), **reader.facts()}
         store.write_json(done, result)
         return result
-
-    def _sequences(self) -> Iterator[TextSequence]:
-        """Read the sources one after another; with several of them a column says which."""
-        from qkspace.corpus import read
-
-        p = self.parameters
-        names = {Path(name).name for name in self.sources}
-        for name in self.sources:
-            options: dict[str, Any] = {"format": p.format, "text_column": p.text_column, "unit": p.unit}
-            options |= {"split": p.split, "config": p.config, "encoding": p.encoding}
-            for sequence in self.console.track(
-                read(name, **options), None, f"Reading {Path(name).name}", unit="sequences"
-            ):
-                if len(self.sources) > 1:
-                    metadata = {CORPUS_CLASH if k == "corpus" else k: v for k, v in sequence.metadata.items()}
-                    metadata["corpus"] = Path(name).name if len(names) == len(self.sources) else name
-                    yield TextSequence(
-                        sequence.text, metadata, sequence.word_spans, sequence.word_metadata, sequence.source
-                    )
-                else:
-                    yield sequence
 
     def tokens(self) -> Tokens:
         """Open the tokenised corpus by memory map, and choose whole sequences at random until max_tokens."""
@@ -240,48 +228,51 @@ class Build:
             is_special=np.memmap(folder / "special", dtype=bool, mode="r"),
             starts=starts,
             is_stored=is_stored,
+            n_source=np.load(source) if (source := folder / "n_source.npy").exists() and self.part == "cross" else None,
         )
 
     # ---------------------------------------------------------------- capture
 
-    def check(self, checkpoint: Checkpoint, tokens: Tokens) -> Check:
+    def check(self, checkpoint: Checkpoint, tokens: Tokens, feed: Feed) -> Check:
         """Check capture on a few short sequences of unlike length, padded together, and on the longest one's mask."""
-        from qkspace.capture import check
+        from qkspace.selfcheck import check
 
         order = np.argsort(tokens.lengths, kind="stable")
         short = order[tokens.lengths[order] <= CHECK_TOKENS]
         chosen = (
-            short[np.unique(np.linspace(0, len(short) - 1, CHECK_SEQUENCES).astype(int))] if len(short) else order[:1]
+            short[np.unique(np.linspace(0, len(short) - 1, CHECK_SEQUENCES).astype(int))]
+            if len(short)
+            else order[:CHECK_LONG]
         )
-        pad = _pad_id(checkpoint)
-        batch, longest = (pad_batch(tokens, s, pad, checkpoint.model.device) for s in (chosen, order[-1:]))
-        result = check(checkpoint.model, batch, longest, self.parameters.storage)
+        device = input_device(checkpoint.model)
+        batch, longest = (feed.batch(s, device) for s in (chosen, order[-1:]))
+        result = check(checkpoint.model, batch, longest, self.parameters.storage, self.part)
         self.console.detail(
-            f"Check passed on {result.n_tokens} tokens: attention as captured differs from the model's own by at most "
-            f"{result.captured_error:.1g}, recomputed from query and key by {result.recomputed_error:.1g} "
+            f"Check passed on {result.n_tokens} tokens: attention as captured ({result.route}) differs from the model's own by "
+            f"at most {result.captured_error:.1g}, recomputed from query and key by {result.recomputed_error:.1g} "
             f"(allowed {result.tolerance:g}), from {self.parameters.storage} storage by {result.stored_error:.1g}"
         )
         return result
 
+    def _write_positions(self, check: Check) -> None:
+        """Write what is added to the product in each layer, where it is the same for all sequences."""
+        for number, part in enumerate(check.positions):
+            if part is not None and (part.bias is not None or part.sink is not None):
+                position.write(self.root, number, bias=part.bias, sink=part.sink)
+
     def extract(
-        self, checkpoint: Checkpoint, layers: tuple[LayerSpec, ...], tokens: Tokens
+        self, checkpoint: Checkpoint, check: Check, tokens: Tokens, feed: Feed
     ) -> tuple[list[NDArray[np.float64]], int]:
         """Run every unit that is not finished yet; return the sums of the statistics over all units."""
         p = self.parameters
-        units = plan_units(tokens, layers, p.top_k, p.storage)
-        n_stored = int(tokens.lengths[tokens.is_stored].sum())
+        keep = Keep(p.top_k, p.storage, unrotated=p.before_rope, how=p.forward)
+        units = plan_units(tokens, check.layers, keep)
         with ExitStack() as stack:
-            files = stack.enter_context(UnitFiles(self.root, layers, n_stored, p.top_k, p.storage))
+            stored = tokens.lengths[tokens.is_stored]
+            files = stack.enter_context(UnitFiles(self.root, check.layers, stored, keep))
             left = [unit for unit in units if not files.is_finished(unit)]
             results = extract(
-                checkpoint.model,
-                layers,
-                tokens,
-                left,
-                pad_id=_pad_id(checkpoint),
-                batch_tokens=p.batch_tokens,
-                top_k=p.top_k,
-                storage=p.storage,
+                checkpoint.model, check, tokens, left, feed, keep, batch_tokens=p.batch_tokens, say=self.console.say
             )
             stack.enter_context(closing(results))
             writer = stack.enter_context(ThreadPoolExecutor(1))  # writes one unit while the next ones are captured
@@ -303,7 +294,12 @@ class Build:
         """Write heads.parquet: one row a head, the mean of each statistic over all tokens that were read."""
         means = np.concatenate(sums) / n_tokens  # (head of any layer, statistic)
         heads = np.asarray([(i, head) for i, layer in enumerate(layers) for head in range(layer.n_heads)])
-        columns = {"layer": heads[:, 0], "head": heads[:, 1], **dict(zip(STATISTICS, means.T, strict=True))}
+        found = dict(zip(STATISTICS, means.T, strict=True))
+        if any(layer.crosses for layer in layers):
+            found |= {name: np.full(len(heads), np.nan) for name in OF_ONE_SEQUENCE}
+        if np.isnan(found["position_share"]).all():  # no head has a position part of its own
+            found.pop("position_share")
+        columns = {"layer": heads[:, 0], "head": heads[:, 1], **found}
         store.write_table(self.root / "heads.parquet", columns)
 
     def _write_tables(self, stored: IntArray, tokens: Tokens) -> tuple[IntArray, IntArray]:
@@ -342,7 +338,13 @@ class Build:
     # ---------------------------------------------------------------- manifest
 
     def _write_manifest(
-        self, request: dict[str, Any], who: dict[str, Any], check: Check, counts: dict[str, Any], parts: dict[str, Any]
+        self,
+        request: dict[str, Any],
+        who: dict[str, Any],
+        check: Check,
+        counts: dict[str, Any],
+        parts: dict[str, Any],
+        entry: dict[str, Any],
     ) -> None:
         """Write the manifest, and with it make the index whole."""
         tokens, stored = parts["read"], parts["stored"]
@@ -353,7 +355,8 @@ class Build:
             "made_from": request,
             "model": who,
             "layers": [asdict(layer) for layer in check.layers],
-            "check": {k: v for k, v in asdict(check).items() if k != "layers"},
+            "check": {f.name: getattr(check, f.name) for f in fields(check) if f.name not in ("layers", "positions")},
+            **entry,
             "corpus": {
                 **counts,
                 "n_sequences_stored": len(stored),
@@ -369,12 +372,6 @@ class Build:
         }
         self.console.detail("Computing check sums")
         store.write_json(self.root / store.MANIFEST, {**manifest, "files": store.file_records(self.root)})
-
-
-def _pad_id(checkpoint: Checkpoint) -> int:
-    """Return any valid token id; what stands there is masked."""
-    pad = checkpoint.tokenizer.pad_token_id
-    return 0 if pad is None else int(pad)
 
 
 def _sample(lengths: IntArray, limit: int, seed: int) -> NDArray[np.bool_]:

@@ -7,26 +7,30 @@ Runs no stage and writes nothing.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from qkspace import store
-from qkspace.model import Device, DType
+from qkspace.capture import Forward
+from qkspace.model import Device, DeviceMap, DType
 from qkspace.schema import QKSpaceError
 
-CHOICES: dict[str, tuple[str, ...]] = {
+CHOICES: dict[str, tuple[str | None, ...]] = {
     "long": ("split", "cut"),
     "storage": ("float16", "float32"),
     "unit": ("line", "paragraph"),
     "dtype": get_args(DType),
     "device": get_args(Device),
+    "forward": get_args(Forward),
+    "device_map": (None, *get_args(DeviceMap)),
 }
+ELSEWHERE = ("device", "device_map", "allow_pickle", "n_jobs")  # where and by whose leave: no matter to what is made
 
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """How an index is made; everything here but `device` and `n_jobs` decides what is in it.
+    """How an index is made; everything here but what ELSEWHERE names decides what is in it.
 
     methods and dims: the maps, each method in each number of dimensions. joint: also one map of each method for all heads
     of the model together (`joint-pca`), which may be named among the methods too. max_tokens: whole sequences are sampled at
@@ -34,7 +38,10 @@ class Parameters:
     max_length: tokens of a sequence, None for the model's context, at most 1,024. long: "split" a longer sequence into
     windows, or "cut" it after the first. storage: type of the stored vectors. top_k: attended keys kept for each query.
     batch_tokens: padded tokens of a forward pass; a GPU wants more. name: what to call the model. adapter: folder of a LoRA
-    adapter that is laid on the model. The rest says how the
+    adapter that is laid on the model. attention: which part of a model that has several (`qkspace.parts`). forward: "exact"
+    takes attention as the model's own code computes it, "sdpa" runs the model by a fused kernel and takes attention of the
+    captured vectors. before_rope: also store queries and keys before rotary positions. target_column: what the decoder of an
+    encoder-decoder reads; image_column: the column of the images. generate: tokens that a decoder goes on with after each text. The rest says how the
     corpus is read (`corpus.read`) and the model is loaded (`model.load`).
     """
 
@@ -60,7 +67,15 @@ class Parameters:
     config: str | None = None
     encoding: str = "utf-8"
     name: str | None = None
+    attention: str | None = None
+    forward: Forward = "exact"
+    before_rope: bool = False
+    target_column: str | None = None
+    image_column: str | None = None
+    generate: int | None = None
+    allow_pickle: bool = False
     device: Device = "auto"
+    device_map: DeviceMap | None = None
     n_jobs: int | None = None
 
     def __post_init__(self) -> None:
@@ -73,8 +88,10 @@ class Parameters:
             )
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise QKSpaceError(f"Unknown {name} {getattr(self, name)!r}; choose one of {', '.join(choices)}.")
-        for name in ("max_tokens", "max_length", "top_k", "batch_tokens", "n_jobs"):
+                raise QKSpaceError(
+                    f"Unknown {name} {getattr(self, name)!r}; choose one of {', '.join(filter(None, choices))}."
+                )
+        for name in ("max_tokens", "max_length", "top_k", "batch_tokens", "generate", "n_jobs"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise QKSpaceError(f"{name} must be at least 1; got {value}.")
@@ -119,13 +136,13 @@ def holds_the_same(root: Path, model: str, sources: list[str], parameters: Param
     except QKSpaceError:
         return False
     asked = request_of(model, sources, parameters)
-    return all(_same(found.get(name), asked[name]) for name in asked)
+    return not _different(found, asked)
 
 
 def request_of(model: str, sources: list[str], parameters: Parameters) -> dict[str, Any]:
     """Return everything that decides the content of an index, as JSON would give it back."""
     what = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(parameters).items()}
-    for name in ("device", "n_jobs", "joint"):
+    for name in (*ELSEWHERE, "joint"):
         what.pop(name)
     what["methods"] = list(parameters.all_methods) if parameters.joint else what["methods"]
     files = {name: content_of(Path(name)) for name in sources}
@@ -161,6 +178,12 @@ def content_of(path: Path) -> str | None:
     return digest.hexdigest()
 
 
+def _different(found: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    """Return what differs in two requests; an index of before a parameter was made as its default has it."""
+    defaults = {f.name: f.default for f in fields(Parameters)}
+    return sorted(name for name in asked if not _same(found.get(name, defaults.get(name)), asked[name]))
+
+
 def _same(found: Any, asked: Any) -> bool:
     """Compare two values of a request; what has a digest of its content is the same wherever it lies."""
     if isinstance(found, list) and isinstance(asked, list):
@@ -182,7 +205,7 @@ def _shown(value: Any) -> str:
 
 def refuse_other(found: dict[str, Any], asked: dict[str, Any], root: Path) -> None:
     """Refuse to go on with, or to return, an index of something else."""
-    different = sorted(name for name in asked if not _same(found.get(name), asked[name]))
+    different = _different(found, asked)
     if different:
         changes = "; ".join(
             f"{name} was {_shown(found.get(name))}, now {_shown(asked[name])}" for name in different[:3]

@@ -40,7 +40,8 @@ from xxhash import xxh3_64
 from qkspace.schema import FloatArray, IntArray, QKSpaceError
 
 FORMAT = "qkspace-index"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE = (1, 2)  # 2 added position parts, pictures, sound and sources
 MANIFEST = "manifest.json"
 WORK = "qkspace-work"  # a name that no folder of somebody else's has
 COMPARISON_MARK = "comparison.json"  # in the work folder of an unfinished comparison, which is no unfinished build
@@ -259,9 +260,9 @@ def read_manifest(root: Path) -> dict[str, Any]:
         raise QKSpaceError(
             f"{path}: format is {manifest.get('format')!r}, expected {FORMAT!r}. Is this another tool's?"
         )
-    if manifest.get("format_version") != FORMAT_VERSION:
+    if manifest.get("format_version") not in READABLE:
         raise QKSpaceError(
-            f"{path}: format version {manifest.get('format_version')}, this qkspace reads {FORMAT_VERSION}. "
+            f"{path}: format version {manifest.get('format_version')}, this qkspace reads {' and '.join(map(str, READABLE))}. "
             "Build the index again, or install the version that made it."
         )
     missing = [

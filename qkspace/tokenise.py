@@ -59,7 +59,7 @@ class TokenisedChunk:
 
 
 @dataclass(frozen=True, slots=True)
-class _Windows:
+class Windows:
     """The windows of a batch as the tokenizer made them, laid end to end.
 
     ids, is_special, start, end: (token), start and end in the text of the sequence; lengths, sample, part: (window),
@@ -74,10 +74,10 @@ class _Windows:
     sample: IntArray
     part: IntArray
 
-    def keep(self, windows: BoolArray) -> _Windows:
+    def keep(self, windows: BoolArray) -> Windows:
         """Return some of the windows."""
         tokens = np.repeat(windows, self.lengths)
-        return _Windows(
+        return Windows(
             *(self.ids[tokens], self.is_special[tokens], self.start[tokens], self.end[tokens]),
             *(self.lengths[windows], self.sample[windows], self.part[windows]),
         )
@@ -118,11 +118,12 @@ def tokenise(
         QKSpaceError: The tokenizer does not know the characters of its tokens, there is no room in a window, a text
             cannot be tokenised or the words of a sequence do not fit its text; the message names the sequence.
     """
-    _check_options(tokenizer, max_length, long, chunk_size)
+    check_options(tokenizer, max_length, long, chunk_size)
     return _chunks(sequences, tokenizer, max_length, long, chunk_size, counts)
 
 
-def _check_options(tokenizer: PreTrainedTokenizerBase, max_length: int, long: str, chunk_size: int) -> None:
+def check_options(tokenizer: PreTrainedTokenizerBase, max_length: int, long: str, chunk_size: int) -> None:
+    """Raise where `tokenise` cannot do with a tokenizer what is asked of it."""
     kind = type(tokenizer).__name__
     if not getattr(tokenizer, "is_fast", False):
         raise QKSpaceError(
@@ -152,16 +153,16 @@ def _chunks(
     special = special_ids(tokenizer)
     word_columns: set[str] = set()  # of all chunks so far: they decide the names of the columns
     first = 0
-    for batch in _batches(sequences, chunk_size):
+    for batch in batches(sequences, chunk_size):
         words = words_of(batch)
-        windows = _choose(_encode(batch, tokenizer, max_length, special), len(batch), long, counts)
+        windows = _choose(encode(batch, tokenizer, max_length, special), len(batch), long, counts)
         if len(windows.lengths):
             word_columns.update(*(sequence.word_metadata for sequence in batch))
-            yield _chunk(batch, words, windows, first, tokenizer, word_columns, counts.renamed)
+            yield chunk_of(batch, words, windows, first, tokenizer, word_columns, counts.renamed)
         first += len(windows.lengths)
 
 
-def _batches(sequences: Iterable[TextSequence], size: int) -> Iterator[list[TextSequence]]:
+def batches(sequences: Iterable[TextSequence], size: int) -> Iterator[list[TextSequence]]:
     """Yield the sequences in lists that end at `size` sequences, or early where they are long."""
     batch: list[TextSequence] = []
     characters = 0
@@ -185,9 +186,9 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [token_id for token_id in tokenizer.all_special_ids if token_id not in content]
 
 
-def _encode(
+def encode(
     batch: Sequence[TextSequence], tokenizer: PreTrainedTokenizerBase, max_length: int, special_ids: Sequence[int]
-) -> _Windows:
+) -> Windows:
     """Tokenise a batch into windows of at most `max_length` tokens."""
     encoded = _call(batch, tokenizer, max_length)
     ids = np.fromiter(chain.from_iterable(encoded["input_ids"]), dtype=np.int32)
@@ -197,7 +198,7 @@ def _encode(
     lengths = np.fromiter(map(len, encoded["input_ids"]), dtype=np.int32)
     part = np.arange(len(sample), dtype=np.int32) - np.searchsorted(sample, sample).astype(np.int32)
     special = added | np.isin(ids, special_ids)
-    return _Windows(ids, special, spans[0::2].copy(), spans[1::2].copy(), lengths, sample, part)
+    return Windows(ids, special, spans[0::2].copy(), spans[1::2].copy(), lengths, sample, part)
 
 
 def _call(batch: Sequence[TextSequence], tokenizer: PreTrainedTokenizerBase, max_length: int) -> BatchEncoding:
@@ -229,7 +230,7 @@ def _call(batch: Sequence[TextSequence], tokenizer: PreTrainedTokenizerBase, max
         tokenizer.truncation_side = side
 
 
-def _choose(windows: _Windows, n_samples: int, long: str, counts: TokeniseCounts) -> _Windows:
+def _choose(windows: Windows, n_samples: int, long: str, counts: TokeniseCounts) -> Windows:
     """Return the windows to keep: not those of empty sequences, nor what is cut."""
     window = np.repeat(np.arange(len(windows.lengths)), windows.lengths)
     content = np.bincount(window[~windows.is_special], minlength=len(windows.lengths))
@@ -252,10 +253,10 @@ def _choose(windows: _Windows, n_samples: int, long: str, counts: TokeniseCounts
 # ---------------------------------------------------------------------------------------------- the tables
 
 
-def _chunk(
+def chunk_of(
     batch: Sequence[TextSequence],
     words: Words,
-    windows: _Windows,
+    windows: Windows,
     first: int,
     tokenizer: PreTrainedTokenizerBase,
     word_columns: set[str],

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qkspace import store
-from qkspace.extract import Unit, UnitResult, bytes_per_token
-from qkspace.schema import LayerSpec, QKSpaceError
+from qkspace.extract import Keep, Unit, UnitResult, bytes_per_token
+from qkspace.position import pair_file
+from qkspace.schema import IntArray, LayerSpec, QKSpaceError
 
 WRITERS = 4  # files written at a time
 
@@ -29,12 +30,12 @@ class UnitFiles:
         QKSpaceError: the disk has not the room.
     """
 
-    def __init__(self, root: Path, layers: tuple[LayerSpec, ...], n_tokens: int, top_k: int, storage: str) -> None:
-        """Open the files of an unfinished build, or make them."""
-        self.root, self.layers, self.top_k, self.storage = root, layers, top_k, storage
-        self._refuse_small_disk(n_tokens)
+    def __init__(self, root: Path, layers: tuple[LayerSpec, ...], lengths: IntArray, keep: Keep) -> None:
+        """Open the files of an unfinished build, or make them; lengths: of the sequences that are stored."""
+        self.root, self.layers, self.keep, self.lengths = root, layers, keep, lengths
+        self._refuse_small_disk()
         self._pool = ThreadPoolExecutor(WRITERS)
-        self._files = [self._open(i, layer, n_tokens) for i, layer in enumerate(layers)]
+        self._files = [self._open(i, layer) for i, layer in enumerate(layers)]
 
     def __enter__(self) -> UnitFiles:
         return self
@@ -45,27 +46,37 @@ class UnitFiles:
         with self._pool:  # the disk takes them side by side
             list(self._pool.map(store.RowFile.close, (file for layer in self._files for file in layer.values())))
 
-    def _refuse_small_disk(self, n_tokens: int) -> None:
-        needed = n_tokens * bytes_per_token(self.layers, self.top_k, self.storage)
+    def _refuse_small_disk(self) -> None:
+        keep, n_tokens = self.keep, int(self.lengths.sum())
+        needed = n_tokens * bytes_per_token(self.layers, keep.top_k, keep.storage, unrotated=keep.unrotated)
+        n_pairs = int((self.lengths.astype(np.int64) ** 2).sum())
+        needed += 2 * n_pairs * sum(layer.n_heads for layer in self.layers if layer.position == "sequence")
         free = shutil.disk_usage(self.root).free
         if not (self.root / "query").exists() and needed > free:
             raise QKSpaceError(
                 f"{self.root}: the vectors of {n_tokens:,} tokens take {needed / 2**30:.1f} GiB, the disk has "
-                f"{free / 2**30:.1f} GiB free. Store less with --max-tokens, or choose another --out."
+                f"{free / 2**30:.1f} GiB free. Store less with --max-tokens, shorter sequences with --max-length, or choose "
+                "another --out."
             )
 
-    def _open(self, number: int, layer: LayerSpec, n_tokens: int) -> dict[str, store.RowFile]:
-        kinds = (
-            ("query", layer.n_heads, (layer.d_head,), self.storage),
-            ("key", layer.n_kv_heads, (layer.d_head,), self.storage),
-            ("value_norm", layer.n_kv_heads, (), self.storage),
-            ("top_key", layer.n_heads, (self.top_k,), "int32"),
-            ("top_attention", layer.n_heads, (self.top_k,), "float16"),
-        )
-        return {
+    def _open(self, number: int, layer: LayerSpec) -> dict[str, store.RowFile]:
+        keep, n_tokens = self.keep, int(self.lengths.sum())
+        vectors = [("query", layer.n_heads), ("key", layer.n_kv_heads)]
+        if keep.unrotated:
+            vectors += [(f"{name}_unrotated", n_heads) for name, n_heads in vectors]
+        kinds: list[tuple[str, int, tuple[int, ...], str]] = [
+            *((name, n_heads, (layer.d_head,), keep.storage) for name, n_heads in vectors),
+            ("value_norm", layer.n_kv_heads, (), keep.storage),
+            ("top_key", layer.n_heads, (keep.top_k,), "int32"),
+            ("top_attention", layer.n_heads, (keep.top_k,), "float16"),
+        ]
+        files = {
             name: store.RowFile(self.root / name / f"L{number:02d}.npy", (n_heads, n_tokens, *rest), dtype)
             for name, n_heads, rest, dtype in kinds
         }
+        if layer.position == "sequence":
+            files["pairs"] = pair_file(self.root, number, layer.n_heads, self.lengths)
+        return files
 
     def _marker(self, unit: Unit) -> Path:
         return self.root / store.WORK / "units" / f"{unit.number:06d}.npz"
@@ -73,14 +84,15 @@ class UnitFiles:
     def finish(self, unit: Unit, result: UnitResult) -> None:
         """Write a unit's rows, then its marker with the check sums of what was written."""
         parts = [
-            (getattr(rows, name), files[name])
+            (unit.pair if name == "pairs" else unit.row, getattr(rows, name), files[name])
             for rows, files in zip(result.rows, self._files, strict=True)
             for name in files
         ]
 
-        def write(part: tuple[NDArray[Any], store.RowFile]) -> int:
-            checksum = part[1].write(unit.row, part[0])
-            part[1].flush()
+        def write(part: tuple[int, NDArray[Any], store.RowFile]) -> int:
+            first, values, file = part
+            checksum = file.write(first, values)
+            file.flush()
             return checksum
 
         checksums = list(self._pool.map(write, parts))
@@ -96,7 +108,12 @@ class UnitFiles:
             expected = store.read_arrays(self._marker(unit))["xxh3"]
         except QKSpaceError:  # a marker damaged since is none: the unit is done again
             return False
-        found = [file.checksum(unit.row, unit.n_rows) for files in self._files for file in files.values()]
+        places = {"pairs": (unit.pair, unit.n_pairs)}
+        found = [
+            file.checksum(*places.get(name, (unit.row, unit.n_rows)))
+            for files in self._files
+            for name, file in files.items()
+        ]
         return np.array_equal(expected, np.asarray(found, dtype=np.uint64))
 
     def sums(self, units: list[Unit]) -> tuple[list[NDArray[np.float64]], int]:

@@ -33,7 +33,7 @@ EWT = [ROOT.parent / "shared" / "data" / "ud-english-ewt" / f"en_ewt-ud-{part}.c
 def main() -> None:
     """Run the benchmarks that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("extract", "memory", "app", "fidelity", "compare", "all"))
+    parser.add_argument("what", choices=("extract", "memory", "long", "app", "fidelity", "compare", "all"))
     parser.add_argument("--rounds", type=int, default=5, help="how often the two sides of a ratio are run in turn")
     parser.add_argument("--every", type=int, default=1, help="fidelity: measure every so many-th head (default all)")
     parser.add_argument("--few", type=int, default=6, help="fidelity: heads that the slow recipe is run on (default 6)")
@@ -67,7 +67,7 @@ def extract(rounds: int) -> None:
     from qkspace import store
     from qkspace.capture import forward
     from qkspace.console import SILENT
-    from qkspace.extract import make_batches, pad_batch, plan_units
+    from qkspace.extract import Keep, make_batches, plan_units
     from qkspace.model import load
     from qkspace.pipeline import Build, Parameters
 
@@ -78,20 +78,22 @@ def extract(rounds: int) -> None:
         with tempfile.TemporaryDirectory(dir=ROOT / "out") as folder:
             build = Build(model_folder(), [str(path) for path in EWT], Path(folder), Parameters(), SILENT)
             build.work.mkdir(parents=True)
-            build.read(checkpoint)
+            reader = build.reader(checkpoint)
+            build.read(reader)
             tokens = build.tokens()
-            layers = build.check(checkpoint, tokens).layers
+            feed = reader.feed(build.work / "corpus", tokens)
+            check = build.check(checkpoint, tokens, feed)
             p = build.parameters
-            units = plan_units(tokens, layers, p.top_k, p.storage)
+            units = plan_units(tokens, check.layers, Keep(p.top_k, p.storage))
             start = time.perf_counter()
             with torch.inference_mode():
                 for unit in units:
                     sequences = np.arange(unit.first, unit.last)
-                    for batch in make_batches(tokens.lengths[sequences], p.batch_tokens, layers[0].n_heads):
-                        forward(checkpoint.model, pad_batch(tokens, sequences[batch], 0, checkpoint.model.device))
+                    for batch in make_batches(tokens.lengths[sequences], p.batch_tokens, check.layers[0].n_heads):
+                        forward(checkpoint.model, feed.batch(sequences[batch], checkpoint.model.device))
             bare = time.perf_counter() - start
             start = time.perf_counter()
-            build.extract(checkpoint, layers, tokens)
+            build.extract(checkpoint, check, tokens, feed)
             store.file_records(build.root)
             captured = time.perf_counter() - start
         if round_number:

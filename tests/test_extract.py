@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Sequence
@@ -18,22 +19,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from transformers import AutoModel
 
+from qkspace import capture
 from qkspace import extract as extract_module
-from qkspace.capture import check
-from qkspace.extract import (
-    STATISTICS,
-    LayerRows,
-    Tokens,
-    Unit,
-    UnitResult,
-    bytes_per_token,
-    extract,
-    make_batches,
-    pad_batch,
-    plan_units,
-)
+from qkspace.extract import Keep, LayerRows, Unit, UnitResult, bytes_per_token, extract, make_batches, plan_units
+from qkspace.feed import TextFeed, Tokens
+from qkspace.gather import STATISTICS as ALL_STATISTICS
 from qkspace.model import Checkpoint, load
 from qkspace.schema import LayerSpec, QKSpaceError
+from qkspace.selfcheck import Check, check
+
+STATISTICS = ALL_STATISTICS[:-1]  # position_share is nan in these families; see test_position_share
 
 FAMILIES = ["bert", "llama", "mistral"]  # an encoder, grouped keys, a sliding window
 
@@ -44,8 +39,13 @@ class Case:
 
     folder: Path
     checkpoint: Checkpoint
-    layers: tuple[LayerSpec, ...]
+    check: Check
     tokens: Tokens
+
+    @property
+    def layers(self) -> tuple[LayerSpec, ...]:
+        """How each layer attends."""
+        return self.check.layers
 
     def ids(self, sequence: int) -> list[int]:
         """Token ids of a sequence."""
@@ -68,8 +68,8 @@ def make_case(folder: Path, texts: Sequence[str], stored: Sequence[bool] | None 
     )
     longest = np.argsort(tokens.lengths)[-1:]
     model = checkpoint.model
-    batch, last = (pad_batch(tokens, s, 0, model.device) for s in (np.arange(len(texts)), longest))
-    return Case(folder, checkpoint, check(model, batch, last).layers, tokens)
+    batch, last = (TextFeed(tokens, 0).batch(s, model.device) for s in (np.arange(len(texts)), longest))
+    return Case(folder, checkpoint, check(model, batch, last), tokens)
 
 
 @pytest.fixture
@@ -87,9 +87,26 @@ def case(request: pytest.FixtureRequest, make_checkpoint: MakeCheckpoint, texts:
 def run(case: Case, unit: Unit | None = None, **options: Any) -> UnitResult:
     n = len(case.tokens.lengths)
     whole = Unit(0, 0, n, 0, int(case.tokens.lengths[case.tokens.is_stored].sum()))
-    chosen = {"pad_id": 0, "batch_tokens": 4096, "top_k": 5, "storage": "float32", **options}
-    (result,) = extract(case.checkpoint.model, case.layers, case.tokens, [unit or whole], **chosen)
+    (result,) = extract_units(case, [unit or whole], **options)
     return result
+
+
+def extract_units(
+    case: Case,
+    units: list[Unit],
+    *,
+    pad_id: int = 0,
+    batch_tokens: int = 4096,
+    top_k: int = 5,
+    storage: str = "float32",
+    **keep: Any,
+) -> list[UnitResult]:
+    feed = TextFeed(case.tokens, pad_id)
+    chosen = Keep(top_k, storage, **keep)
+    found = []
+    for result in extract(case.checkpoint.model, case.check, case.tokens, units, feed, chosen, batch_tokens=batch_tokens):
+        found.append(copy.deepcopy(result))  # whose memory is used again
+    return found
 
 
 def test_units_side_by_side_are_what_each_gives_alone_and_in_order(case: Case) -> None:
@@ -100,9 +117,8 @@ def test_units_side_by_side_are_what_each_gives_alone_and_in_order(case: Case) -
         Unit(i, first, last, int(lengths[:first].sum()), int(lengths[first:last].sum()))
         for i, (first, last) in enumerate(itertools.pairwise(cuts))
     ]
-    options: dict[str, Any] = {"pad_id": 0, "batch_tokens": 32, "top_k": 5, "storage": "float32"}
     each = [run(case, unit, batch_tokens=32) for unit in units]
-    together = extract(case.checkpoint.model, case.layers, case.tokens, units, **options)
+    together = extract_units(case, units, batch_tokens=32)
     for alone, found in zip(each, together, strict=True):
         for one, other in zip(found.sums, alone.sums, strict=True):
             np.testing.assert_array_equal(one, other)
@@ -113,11 +129,11 @@ def test_units_side_by_side_are_what_each_gives_alone_and_in_order(case: Case) -
 
 def test_a_failing_batch_ends_the_rest_and_leaves_model_and_threads_as_they_were(case: Case) -> None:
     threads, implementation = torch.get_num_threads(), case.checkpoint.model.config._attn_implementation
-    wrong = tuple(replace(layer, causal=not layer.causal) for layer in case.layers)
+    layers = tuple(replace(layer, causal=not layer.causal) for layer in case.layers)
+    wrong = replace(case, check=replace(case.check, layers=layers))
     units = [Unit(i, i, i + 1, 0, int(case.tokens.lengths[i])) for i in range(3)]
-    options: dict[str, Any] = {"pad_id": 0, "batch_tokens": 32, "top_k": 5, "storage": "float32"}
     with pytest.raises(QKSpaceError, match="not the one seen at the check"):
-        list(extract(case.checkpoint.model, wrong, case.tokens, units, **options))
+        extract_units(wrong, units, batch_tokens=32)
     assert torch.get_num_threads() == threads
     assert case.checkpoint.model.config._attn_implementation == implementation
     assert len(run(case).rows) == len(case.layers)
@@ -206,7 +222,7 @@ def test_the_attention_of_a_batch_is_bounded_too() -> None:
     lengths = np.full(50, 2000)
     sizes = [len(batch) for batch in make_batches(lengths, 10**6, n_heads=32)]
     assert sum(sizes) == 50
-    assert all(size == 1 or 4 * 32 * size * 2000**2 <= extract_module.ATTENTION_BYTES for size in sizes)
+    assert all(size == 1 or 4 * 32 * size * 2000**2 <= capture.CHUNK_BYTES for size in sizes)
 
 
 @given(lengths_of_sequences, st.data(), st.integers(1, 700))
@@ -219,7 +235,7 @@ def test_units_cover_every_sequence_and_every_stored_row_once(
     layers = (LayerSpec("attention", 4, 2, 8, 1.0, causal=True),)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(extract_module, "UNIT_TOKENS", limit)
-        units = plan_units(tokens, layers, 4, "float16")
+        units = plan_units(tokens, layers, Keep(4, "float16"))
     assert [unit.number for unit in units] == list(range(len(units)))
     assert [s for unit in units for s in range(unit.first, unit.last)] == list(range(len(lengths)))
     assert [r for u in units for r in range(u.row, u.row + u.n_rows)] == list(range(int(lengths[stored].sum())))
@@ -233,7 +249,7 @@ def test_a_stored_token_takes_as_many_bytes_as_is_said(case: Case) -> None:
     for storage in ("float16", "float32"):
         result = run(case, storage=storage)
         arrays = [getattr(rows, name) for rows in result.rows for name in LayerRows.__dataclass_fields__]
-        n_bytes = sum(array.nbytes for array in arrays)
+        n_bytes = sum(array.nbytes for array in arrays if array is not None)
         assert n_bytes == len(case.tokens.token_ids) * bytes_per_token(case.layers, 5, storage)
 
 
@@ -334,7 +350,7 @@ def test_statistics_are_those_counted_by_hand(
 
 def test_no_key_gets_more_than_the_largest_weight_and_no_head_is_flatter_than_flat(case: Case) -> None:
     for sums in run(case).sums:
-        mean = dict(zip(STATISTICS, sums.T / len(case.tokens.token_ids), strict=True))
+        mean = dict(zip(ALL_STATISTICS, sums.T / len(case.tokens.token_ids), strict=True))
         assert (mean["entropy"] <= mean["entropy_uniform"] + 1e-6).all()
         assert (mean["attention_max"] <= 1 + 1e-6).all()
         for name in ("first", "previous", "next", "self"):  # classes of one key each
@@ -389,7 +405,8 @@ def test_a_value_too_large_for_float16_does_not_stop_a_build_in_float32(
 
 def test_a_mask_unlike_the_one_at_the_check_is_refused(make_checkpoint: MakeCheckpoint, texts: list[str]) -> None:
     case = make_case(make_checkpoint("mistral"), texts)
-    wrong = replace(case, layers=tuple(replace(layer, window=None) for layer in case.layers))
+    layers = tuple(replace(layer, window=None) for layer in case.layers)
+    wrong = replace(case, check=replace(case.check, layers=layers))
     with pytest.raises(QKSpaceError, match=r"layers\.0.*mask over \d+ tokens is not the one seen at the check"):
         run(wrong)
 

@@ -21,7 +21,7 @@ from qkspace.app import colours, select, words
 from qkspace.app.language import LANGUAGES, say, strings
 from qkspace.app.select import Shown
 from qkspace.app.state import Language, Page, State, from_address
-from qkspace.extract import STATISTICS
+from qkspace.gather import STATISTICS
 from qkspace.index import Index
 from qkspace.project import METHODS
 from qkspace.report import SCORE_TITLES, VERDICTS

@@ -1,0 +1,338 @@
+"""Gather: take from one forward pass what the index keeps of it, and sum the statistics of its heads.
+
+In: the attentions of a pass as they arise, and where the rows of its sequences lie in a unit. Out: filled buffers and
+sums. Attention is looked at some query tokens at a time, so that no sequence is too long. Knows no files and no threads.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qkspace import masks
+from qkspace.capture import AttentionCall, cropped, weights
+from qkspace.feed import Tokens
+from qkspace.position import LayerPosition, as_pairs
+from qkspace.schema import BoolArray, IntArray, LayerSpec, QKSpaceError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+KEY_CLASSES = (
+    "attention_to_special",
+    "attention_to_first",
+    "attention_to_previous",
+    "attention_to_next",
+    "attention_to_self",
+    "attention_distance",
+)
+OF_ONE_SEQUENCE = KEY_CLASSES[2:]  # which mean nothing where queries and keys are of two sequences
+STATISTICS = (*KEY_CLASSES, "entropy", "entropy_uniform", "attention_max", "value_norm", "position_share")
+# Means over all tokens read, each as a query. Attention to a class of keys is summed over those keys; a query without a
+# previous (next) token counts 0. Entropy is in nats, and entropy_uniform is that of equal attention to all allowed keys;
+# distance is in tokens; value_norm is Euclidean. position_share is the total variation distance between the model's own
+# attention and the softmax of the product alone (a sink counts as a key): what share of attention is where it is because of
+# position; nan where the layer has no position part that could be told from the product.
+TINY = 1e-30  # whose logarithm is finite, so that no weight times it is 0; torch's own 0 log 0 = 0 is five times slower
+
+
+class Rows(Protocol):
+    """Where what is gathered goes: the rows of one unit."""
+
+    layers: tuple[LayerSpec, ...]
+    positions: tuple[LayerPosition | None, ...]
+    tokens: Tokens
+    buffers: list[dict[str, Tensor]]
+    pairs: list[NDArray[np.float16] | None]
+    low: int
+
+    def first_rows(self, sequences: IntArray) -> IntArray:
+        """Return the row in the unit of the first token of some sequences."""
+
+    def first_pairs(self, sequences: IntArray) -> IntArray:
+        """Return the place in `pairs` of the first pair of some sequences."""
+
+
+class Gatherer:
+    """Takes from one forward pass at a time what a unit keeps, and sums its statistics."""
+
+    def __init__(self, calls: tuple[int, ...]) -> None:
+        """calls: which attentions of a pass are of the part that is captured, one a layer."""
+        self._layer_of = {call: layer for layer, call in enumerate(calls)}
+
+    def begin(self, rows: Rows, sequences: IntArray, device: torch.device) -> None:
+        """Prepare what every layer of the coming forward pass shares."""
+        self.unit, self.sequences = rows, sequences
+        tokens = rows.tokens
+        lengths = tokens.starts[sequences + 1] - tokens.starts[sequences]
+        self.asking, self.answering = _sides(tokens, sequences, lengths)
+        special = [tokens.is_special[tokens.starts[s] : tokens.starts[s + 1]] for s in sequences]
+        first_row = rows.first_rows(sequences)
+        kept = tokens.is_stored[sequences]
+        last = len(rows.buffers[0]["query"]) - 1  # which takes what is not kept
+        self.any_kept = bool(kept.any())
+        self.kept = kept
+        self.queries = _Side(self.asking, first_row, kept, last, device)
+        self.keys = (
+            self.queries if self.answering is self.asking else _Side(self.answering, first_row, kept, last, device)
+        )
+        self.special = _bool_rows([s[side] for s, side in zip(special, self.answering, strict=True)], device)
+        self.crosses = tokens.n_source is not None
+        self.longest = int(np.argmax(self.queries.lengths))
+        self.sums: list[NDArray[np.float64]] = []  # layer -> (head, statistic)
+        self._classes: Tensor | None = None
+
+    def see(self, call: AttentionCall) -> None:
+        """Take what is kept of one layer from one forward pass."""
+        number = self._layer_of.get(call.index)
+        if number is None:
+            return
+        n = self.queries.inside.shape[1]
+        if n < call.query.shape[2] == call.key.shape[2]:
+            call = cropped(call, n)  # the model itself fills its last window
+        layer, buffer = self.unit.layers[number], self.unit.buffers[number]
+        self._verify(call, layer, self.unit.positions[number])
+        value_norm = self._value_norm(call)  # (sequence, kv_head, key token)
+        total: Tensor | None = None
+        for rows, attention in call.rows():
+            top = pack_strongest(attention.float(), min(buffer["top"].shape[2], attention.shape[3]), self.unit.low)
+            sums = self._statistics(call, layer, attention.float(), top, rows)
+            total = sums if total is None else total + sums
+            if self.any_kept:
+                by_head = top.transpose(0, 1).flatten(1, 2)  # (head, place, k)
+                places = self.queries.rows_of(rows)
+                buffer["top"][:, :, : by_head.shape[2]].index_copy_(1, places, by_head.cpu())
+        if total is None:
+            raise QKSpaceError(f"{call.module}: no attention came out of it.")
+        self.sums.append(self._with_values(total, value_norm, layer).cpu().double().numpy())
+        if self.any_kept:
+            self._keep(call, buffer, value_norm)
+            self._keep_pairs(call, number)
+
+    def _keep(self, call: AttentionCall, buffer: dict[str, Tensor], value_norm: Tensor) -> None:
+        kept = [
+            ("query", call.query, self.queries),
+            ("key", call.key, self.keys),
+            ("value_norm", value_norm, self.keys),
+        ]
+        if "query_unrotated" in buffer:
+            if call.before_rotation is None:
+                raise QKSpaceError(
+                    f"{call.module}: its vectors before rotary positions cannot be had, as this model does not rotate them in "
+                    "the usual place. Leave out --before-rope."
+                )
+            query, key = call.before_rotation
+            kept += [("query_unrotated", query, self.queries), ("key_unrotated", key, self.keys)]
+        for name, values, side in kept:  # values (sequence, head, token, ...) go to rows of buffer (row, head, ...)
+            flat = values.to(buffer[name].dtype).transpose(1, 2).flatten(0, 1).cpu()
+            buffer[name].index_copy_(0, side.rows_of(slice(0, values.shape[2])), flat)
+
+    def _keep_pairs(self, call: AttentionCall, number: int) -> None:
+        """Store what is added to the logits of each sequence, where that is its own."""
+        pairs = self.unit.pairs[number]
+        if pairs is None:
+            return
+        first = self.unit.first_pairs(self.sequences)
+        for i in np.flatnonzero(self.kept):
+            n = int(self.queries.lengths[i])
+            added = masks.added(call, int(i), n, n)
+            given = np.zeros((1, n, n), dtype=np.float32) if added is None else added
+            flat = as_pairs(np.where(np.isfinite(given), given, 0), np.isfinite(given))
+            pairs[:, first[i] : first[i] + n * n] = flat
+
+    def _verify(self, call: AttentionCall, layer: LayerSpec, position: LayerPosition | None) -> None:
+        """Refuse a mask or position part that is not the one of the check, as the longest sequence of the batch has it."""
+        n = int(self.queries.lengths[self.longest])
+        if layer.position == "sequence" or layer.crosses:
+            return
+        allowed = layer.allowed(n)
+        if not np.array_equal(masks.observed_mask(call, self.longest, n), allowed):
+            raise QKSpaceError(f"{call.module}: its attention mask over {n} tokens is not the one seen at the check.")
+        bias = None if position is None else position.of(n)
+        if bias is None:
+            return
+        found = masks.added(call, self.longest, n, n)
+        apart = np.where(allowed, (0 if found is None else found) - bias, np.nan)
+        spread = np.nanmax(apart, axis=-1) - np.nanmin(apart, axis=-1)  # a constant of a row is nothing
+        if spread.max() > 1e-2 + 1e-2 * float(np.ptp(bias)):
+            raise QKSpaceError(f"{call.module}: what position adds over {n} tokens is not what it was at the check.")
+
+    def _value_norm(self, call: AttentionCall) -> Tensor:
+        """Return the Euclidean length of each value: (sequence, kv_head, key token), nan where no values were seen."""
+        if call.value is not None:
+            norms: Tensor = call.value.float().norm(dim=-1)
+            return norms
+        return call.key.new_full(call.key.shape[:3], float("nan")).float()
+
+    # ---------------------------------------------------------------- statistics
+
+    def _statistics(self, call: AttentionCall, layer: LayerSpec, attention: Tensor, top: Tensor, rows: slice) -> Tensor:
+        """Return the sums of STATISTICS but those of values, over some query tokens of the batch: (head, statistic)."""
+        import torch
+
+        asking = self.queries.inside[:, rows].float().unsqueeze(2)  # (sequence, token, 1): padding counts nothing
+
+        def total(per_token: Tensor) -> Tensor:  # (sequence, head, token) -> (head, 1)
+            return torch.bmm(per_token, asking).sum(dim=0)
+
+        n_heads = attention.shape[1]
+        counts = _allowed_counts(call, layer, self.queries.inside, self.keys.inside, rows)
+        uniform = (counts.log() * self.queries.inside[:, rows]).sum()
+        share = self._position_share(call, layer, attention, rows)
+        columns = [
+            torch.bmm(attention.flatten(2), self._key_classes(rows)).sum(dim=0),  # KEY_CLASSES
+            total(_entropy(attention)),
+            uniform.expand(n_heads, 1),
+            total(unpack_strongest(top[..., 0], self.unit.low)[0]),
+            attention.new_full((n_heads, 1), float("nan")) if share is None else total(share),
+        ]
+        return torch.cat(columns, dim=1)
+
+    def _with_values(self, sums: Tensor, value_norm: Tensor, layer: LayerSpec) -> Tensor:
+        """Put the sums over values where STATISTICS has them: next to last."""
+        import torch
+
+        inside = self.keys.inside.float().unsqueeze(2)
+        norms = torch.bmm(value_norm, inside).sum(dim=0).repeat_interleave(layer.n_heads // layer.n_kv_heads, dim=0)
+        if self.crosses:  # a mean over queries, as the others are
+            norms = norms * (float(self.queries.lengths.sum()) / max(1.0, float(self.keys.lengths.sum())))
+        return torch.cat([sums[:, :-1], norms, sums[:, -1:]], dim=1)
+
+    def _position_share(self, call: AttentionCall, layer: LayerSpec, attention: Tensor, rows: slice) -> Tensor | None:
+        """Return the distance of each query's attention from that of the product alone: (sequence, head, token)."""
+        if call.before_rotation is not None:
+            query, key = call.before_rotation
+        elif not layer.is_product:
+            query, key = call.query, call.key
+        else:
+            return None
+        allowed = _allowed(call, layer, self.keys.inside)
+        content = weights(query, key, layer.scale, mask=allowed, rows=rows)
+        apart = (attention - content).abs().sum(dim=-1)
+        return (apart + (1 - attention.sum(dim=-1)).clamp_min(0)) / 2
+
+    def _key_classes(self, rows: slice) -> Tensor:
+        """Return weights that sum attention over classes of keys: (sequence, query token x key token, class)."""
+        import torch
+
+        n_queries, n_keys = self.queries.inside.shape[1], self.keys.inside.shape[1]
+        is_whole = rows == slice(0, n_queries)
+        if is_whole and self._classes is not None:
+            return self._classes
+        device, inside = self.keys.inside.device, self.keys.inside
+        position = torch.arange(n_keys, device=device)
+        asking = torch.arange(rows.start, rows.stop, device=device)
+        n = len(asking)
+        offset = asking[:, None] - position[None, :]  # (query token, key token)
+        shared = [position[None, :].expand(n, n_keys) == 0, offset == 1, offset == -1, offset == 0, offset.abs()]
+        columns = [self.special[:, None, :].expand(-1, n, -1), *(c.expand(len(inside), n, n_keys) for c in shared)]
+        stacked = torch.stack([c.float() for c in columns], dim=-1)
+        classes = (stacked * inside[:, None, :, None] * self.queries.inside[:, rows, None, None]).flatten(1, 2)
+        if is_whole:
+            self._classes = classes
+        return classes
+
+
+class _Side:
+    """The tokens of a batch that ask, or that answer, laid out as the model lays them out: each sequence from 0.
+
+    inside (sequence, token): what is no padding; rows: where each place of sequence x token goes in the unit.
+    """
+
+    def __init__(
+        self, chosen: list[slice], first_row: IntArray, kept: BoolArray, last: int, device: torch.device
+    ) -> None:
+        import torch
+
+        self.lengths = np.array([side.stop - side.start for side in chosen])
+        start = np.array([side.start for side in chosen])
+        place = np.arange(int(self.lengths.max()))[None, :]
+        inside = place < self.lengths[:, None]
+        rows = np.where(inside & kept[:, None], (first_row + start)[:, None] + place, last)
+        self.inside = torch.from_numpy(inside).to(device)
+        self._rows = torch.from_numpy(rows)
+
+    def rows_of(self, tokens: slice) -> Tensor:
+        """Return the rows of some tokens of every sequence, sequence by sequence."""
+        return self._rows[:, tokens].reshape(-1)
+
+
+def _sides(tokens: Tokens, sequences: IntArray, lengths: IntArray) -> tuple[list[slice], list[slice]]:
+    """Return which tokens of each sequence ask, and which answer; the same list where all do both."""
+    if tokens.n_source is None:
+        both = [slice(0, int(n)) for n in lengths]
+        return both, both
+    source = tokens.n_source[sequences]
+    asking = [slice(int(m), int(n)) for m, n in zip(source, lengths, strict=True)]
+    return asking, [slice(0, int(m)) for m in source]
+
+
+def _bool_rows(rows: list[NDArray[np.bool_]], device: torch.device) -> Tensor:
+    """Return rows of unlike length as one tensor, False where there is nothing."""
+    import torch
+
+    out = np.zeros((len(rows), max(map(len, rows))), dtype=bool)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = row
+    return torch.from_numpy(out).to(device)
+
+
+def _entropy(attention: Tensor) -> Tensor:
+    """Return the entropy of each row in nats: (sequence, head, token)."""
+    return attention.clamp_min(TINY).log_().mul_(attention).sum(dim=-1).neg_()
+
+
+def _allowed(call: AttentionCall, layer: LayerSpec, answering: Tensor) -> Tensor:
+    """Return who may attend to whom in every sequence: (sequence, 1 or head, query token, key token)."""
+    import torch
+
+    if layer.position == "sequence":
+        n_queries, n_keys = call.query.shape[2], call.key.shape[2]
+        per_sequence = [masks.added(call, s, n_queries, n_keys) for s in range(len(call.query))]
+        shown = [np.zeros((1, n_queries, n_keys)) if part is None else part for part in per_sequence]
+        finite = torch.from_numpy(np.isfinite(np.stack(shown))).to(answering.device)
+        return finite & answering[:, None, None, :]
+    if layer.crosses:
+        return answering[:, None, None, :].expand(-1, 1, call.query.shape[2], -1)
+    allowed = torch.from_numpy(layer.allowed(answering.shape[1])).to(answering.device)
+    return allowed[None, None] & answering[:, None, None, :]
+
+
+def _allowed_counts(call: AttentionCall, layer: LayerSpec, asking: Tensor, answering: Tensor, rows: slice) -> Tensor:
+    """Return how many keys some queries may attend to: (sequence, query token), at least 1."""
+    import torch
+
+    if layer.position == "sequence":
+        return _allowed(call, layer, answering)[:, 0, rows].sum(dim=-1).clamp(min=1).float()
+    if layer.crosses:
+        return answering.sum(dim=1, keepdim=True).expand(-1, rows.stop - rows.start).clamp(min=1).float()
+    allowed = torch.from_numpy(layer.allowed(asking.shape[1])[rows]).to(asking.device)
+    return (answering.float() @ allowed.float().T).clamp(min=1)
+
+
+def pack_strongest(attention: Tensor, k: int, low: int) -> Tensor:
+    """Return the k largest weights of each row with their positions, largest first: (..., key token) to (..., k).
+
+    A weight and its position are packed into one integer (a positive float sorts as its bits do), `low` being the bits of
+    the position, and the rows sorted, which on a CPU is six times faster than torch's top-k. The weight loses its last
+    bits to the position: for 1,024 keys it is exact to 1 part in 4,096, twice as fine as the float16 it is stored in. Equal
+    weights come in order of position. `unpack_strongest` is the way back.
+    """
+    import torch
+
+    position = torch.arange(attention.shape[-1], dtype=torch.int32, device=attention.device)
+    packed = (attention.contiguous().view(torch.int32) & ~low).bitwise_or_(low - position)
+    if packed.device.type != "cpu":
+        return packed.topk(k, dim=-1).values
+    packed.numpy().sort(axis=-1)
+    return packed[..., -k:].flip(-1)
+
+
+def unpack_strongest(packed: Tensor, low: int) -> tuple[Tensor, Tensor]:
+    """Return the weights and positions that `pack_strongest` packed."""
+    import torch
+
+    return (packed & ~low).view(torch.float32), low - (packed & low)

@@ -1,0 +1,524 @@
+"""The self-check: is what is captured the model's own attention? Asked of every model before anything is built on it.
+
+In: a model and short batches of its inputs. Out: how each layer attends, and the largest differences found; or an error
+that says what cannot be captured and why. Knows no files and no corpora.
+
+Two things are compared, weight by weight: attention as captured with the attention that the model reports of itself
+(`output_attentions` under its eager implementation), and the softmax of what the index will hold (queries, keys, scale,
+soft cap, position part) with the same. A model that reports none, or another thing under that name, is compared with the
+softmax of its own forward pass, whose outputs must be those of a pass that nobody watched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from qkspace import masks
+from qkspace.capture import (
+    AttentionCall,
+    Route,
+    _ModelState,
+    cropped,
+    forward,
+    listening,
+    takes_cache,
+    use_eager,
+    weights,
+)
+from qkspace.parts import Part, choices, parts_of, runner_of
+from qkspace.position import LayerPosition, form_of, is_nothing
+from qkspace.schema import BoolArray, FloatArray, LayerSpec, QKSpaceError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+Batch = Mapping[str, "Tensor"]
+TOLERANCE = {"torch.float32": 1e-4, "torch.float16": 5e-3, "torch.bfloat16": 3e-2, "torch.float64": 1e-6}
+FORM_TOLERANCE = {"torch.float32": 1e-4, "torch.float64": 1e-4, "torch.float16": 2e-3, "torch.bfloat16": 1e-2}
+ROUTES: tuple[Route, ...] = ("interface", "inline")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What the self-check found of one part: its layers and the largest differences of attention weights.
+
+    `captured_error`: attention as captured against the model's own; `recomputed_error`: the softmax of what is captured
+    (query, key, scale, soft cap, position part) over what is allowed, against the same; `stored_error`: the same from
+    vectors rounded to the type that they are stored in. `against` says what "the model's own" was: what the model
+    reports, or the softmax seen in its forward pass. `positions`: of each layer, what is added to the product; None
+    where it is nothing.
+    """
+
+    layers: tuple[LayerSpec, ...]
+    captured_error: float
+    recomputed_error: float
+    stored_error: float
+    tolerance: float
+    n_sequences: int
+    n_tokens: int
+    part: str = "self"
+    runner: str = ""
+    route: Route = "interface"
+    calls: tuple[int, ...] = ()
+    against: Literal["output_attentions", "softmax"] = "output_attentions"
+    positions: tuple[LayerPosition | None, ...] = field(default=(), repr=False)
+
+
+def check(
+    model: PreTrainedModel, batch: Batch, longest: Batch, storage: str = "float32", part: str | None = None
+) -> Check:
+    """Compare what is captured on a short padded batch with the model's own attention, and read the form of each layer.
+
+    Args:
+        model: any model of transformers.
+        batch: inputs of `forward`, (sequence, token), padded on the right.
+        longest: the same for one sequence as long as any that will follow: only there do sliding windows show, and only
+            there is the position part of every distance seen.
+        storage: "float16" or "float32", the type whose rounding `stored_error` measures.
+        part: which part; None takes the only one.
+
+    Raises:
+        QKSpaceError: the model cannot be captured, has no such part, or attention is not the softmax of what is captured.
+    """
+    part = choose(model, part)
+    runner = runner_of(model, part)
+    seen = _observe(model, batch, runner)
+    found = {p.name: p for p in seen.parts}
+    chosen = found.get(part, found.get("self") if runner else None)
+    if chosen is None:
+        raise QKSpaceError(
+            f"{type(model).__name__} has no part {part!r}. Its parts: {', '.join(found)}. See --attention."
+        )
+    calls = [seen.calls[i] for i in chosen.calls]
+    _refuse_uneven(model, calls, part)
+    _refuse_leaking(model, batch, runner, seen.route, calls, part)
+    longest_calls = _forms(model, longest, runner, seen.route, set(chosen.calls))
+    result = _compare(model, calls, longest_calls, seen, batch, storage, part)
+    return replace(result, part=part, runner=runner, calls=chosen.calls)
+
+
+def survey(model: PreTrainedModel, batch: Batch) -> tuple[Check, ...]:
+    """Check every part of a model on one batch, without a longer sequence.
+
+    Raises:
+        QKSpaceError: the model cannot be captured, with the reason.
+    """
+    seen = _observe(model, batch, "")
+    results = []
+    for part in seen.parts:
+        calls = [seen.calls[i] for i in part.calls]
+        found = _compare(model, calls, calls, seen, batch, "float32", part.name)
+        results.append(replace(found, part=part.name, calls=part.calls))
+    return tuple(results)
+
+
+def choose(model: PreTrainedModel, part: str | None) -> str:
+    """Return the part that is meant.
+
+    Raises:
+        QKSpaceError: the model has several, and none was named.
+    """
+    names = choices(model)
+    if part is None and len(names) == 1:
+        return names[0]
+    if part is None:
+        raise QKSpaceError(
+            f"{type(model).__name__} has {len(names)} kinds of attention, and an index shows one: choose with --attention "
+            f"{' or '.join(names)}."
+        )
+    return part
+
+
+# ---------------------------------------------------------------------------------------------- observing
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """One observed forward pass: its attentions, what they belong to, and the model's own of each where it reports them."""
+
+    calls: list[AttentionCall]
+    parts: list[Part]
+    own: list[Tensor | None]
+    route: Route
+
+
+def _observe(model: PreTrainedModel, batch: Batch, runner: str) -> _Seen:
+    """Capture a batch by the first route that sees all attentions the model reports.
+
+    Raises:
+        QKSpaceError: no route does; the message says what is missing.
+    """
+    reported, output = _reported(model, batch, runner)
+    reasons = []
+    for route in ROUTES:
+        if route == "interface" and not model._can_set_attn_implementation():
+            continue
+        calls: list[AttentionCall] = []
+        with listening(model, calls.append, route=route):
+            watched = forward(model, batch, runner)
+        calls = [_unpadded(call, batch, route) for call in calls]
+        _refuse_nan(model, calls)
+        own = _matched(calls, reported)
+        n_missing = len(reported) - sum(o is not None for o in own)
+        if calls and not n_missing and _same_output(output, watched):
+            return _Seen(calls, parts_of(model, calls, runner), own, route)
+        if not calls:
+            reasons.append(f"{route}: no attention seen")
+        elif n_missing:
+            reasons.append(f"{route}: {n_missing} of the {len(reported)} attentions that it reports were not seen")
+        else:
+            reasons.append(f"{route}: its outputs change when it is watched")
+    if not reported and all(reason.endswith("no attention seen") for reason in reasons):
+        from qkspace.model import without_attention
+
+        raise QKSpaceError(without_attention(model))
+    raise QKSpaceError(
+        f"{type(model).__name__}: its attention cannot be captured completely ({'; '.join(reasons)}), so it is refused."
+    )
+
+
+def _reported(model: PreTrainedModel, batch: Batch, runner: str) -> tuple[list[Tensor], Any]:
+    """Return the attentions that the model reports, each (sequence, head, query token, key token), and its output."""
+    import torch
+
+    run = model.get_submodule(runner) if runner else model
+    state = _ModelState(model)
+    options = {"use_cache": False} if takes_cache(run) else {}
+    try:
+        use_eager(model)
+        with torch.inference_mode():
+            plain = run(**batch, **options)
+            try:
+                output = run(**batch, **options, output_attentions=True)
+            except (TypeError, ValueError, NotImplementedError, AttributeError):  # it does not know the argument
+                output = plain
+    finally:
+        state.restore()
+    return [a for a in _attentions(output) if _is_attention(a)], plain
+
+
+def _attentions(output: Any) -> Iterator[Tensor]:
+    """Yield the tensors (., ., ., .) under names of an output that say attention, in their order."""
+    items = output.items() if hasattr(output, "items") else ()
+    for name, value in items:
+        if "attention" in name and isinstance(value, list | tuple):
+            yield from (t for t in value if hasattr(t, "dim") and t.dim() == 4)
+        elif hasattr(value, "items"):
+            yield from _attentions(value)
+
+
+def _is_attention(weight: Tensor) -> bool:
+    """Tell weights of each head from what some models report instead: scores before the softmax, or a mean of the heads."""
+    total = weight.float().sum(dim=-1)
+    is_weight = bool((weight >= 0).all()) and bool((total <= 1.01).all())
+    first = weight[:, :1]
+    is_mean = weight.shape[1] > 1 and bool((weight == first).all())
+    return is_weight and not is_mean
+
+
+def _matched(calls: Sequence[AttentionCall], reported: Sequence[Tensor]) -> list[Tensor | None]:
+    """Give each call the attention that the model reports of it: the first of its shape that is left and equals it."""
+    left = list(reported)
+    own: list[Tensor | None] = []
+    for call in calls:
+        attention = call.attention
+        tolerance = TOLERANCE.get(str(attention.dtype), 1e-4)
+        shaped = ((i, _comparable(attention, other)) for i, other in enumerate(left))
+        equal = ((i, o) for i, o in shaped if o is not None and _is_close(attention, o, tolerance))
+        place, found = next(equal, (None, None))
+        own.append(found)
+        if place is not None:
+            left.pop(place)
+    return own
+
+
+def _comparable(attention: Tensor, other: Tensor) -> Tensor | None:
+    """Return reported attention in the shape of what was captured; None where that cannot be."""
+    if attention.shape == other.shape:
+        return other
+    is_square = attention.shape[2] == attention.shape[3]
+    if is_square and attention.shape[:3] == other.shape[:3] and other.shape[3] % 2:
+        from qkspace.inline import unrolled
+
+        return unrolled(other)  # a model with a sliding window reports the weights inside it
+    return None
+
+
+def _is_close(attention: Tensor, other: Tensor, tolerance: float) -> bool:
+    apart = (attention - other).abs().masked_fill(other.sum(dim=-1, keepdim=True) == 0, 0)  # some leave padding out
+    return bool((apart <= tolerance).all())
+
+
+def _unpadded(call: AttentionCall, batch: Batch, route: Route) -> AttentionCall:
+    """Return an attention without what the model itself put behind a batch of texts to fill its last window."""
+    mask = batch.get("attention_mask")
+    n_tokens, n = call.query.shape[2], 0 if mask is None or mask.dim() != 2 else mask.shape[1]
+    is_text = set(batch) <= {
+        "input_ids",
+        "attention_mask",
+        "token_type_ids",
+        "decoder_input_ids",
+        "decoder_attention_mask",
+    }
+    pads = (
+        route == "inline"
+        and is_text
+        and 0 < n < n_tokens == call.key.shape[2]
+        and len(call.query) == len(batch["input_ids"])
+    )
+    is_target = "decoder_input_ids" in batch and n_tokens == batch["decoder_input_ids"].shape[1]
+    return cropped(call, n) if pads and not is_target else call
+
+
+def _same_output(plain: Any, watched: Any) -> bool:
+    """Tell whether the first tensor of two outputs is the same within rounding."""
+    first, second = (_first_tensor(output) for output in (plain, watched))
+    if first is None or second is None or first.shape != second.shape:
+        return first is None and second is None
+    scale = max(1.0, float(first.float().abs().max()))
+    return bool(((first - second).float().abs() <= 10 * TOLERANCE.get(str(first.dtype), 1e-4) * scale).all())
+
+
+def _first_tensor(output: Any) -> Tensor | None:
+    """Return the first tensor of real numbers in an output."""
+    if hasattr(output, "is_floating_point"):
+        return output if output.is_floating_point() else None
+    values = output.values() if hasattr(output, "values") else output if isinstance(output, list | tuple) else ()
+    return next((tensor for tensor in map(_first_tensor, values) if tensor is not None), None)
+
+
+def _refuse_nan(model: PreTrainedModel, calls: Sequence[AttentionCall]) -> None:
+    for call in calls:
+        if not (call.query.isfinite().all() and call.key.isfinite().all()):
+            raise QKSpaceError(
+                f"{type(model).__name__}: queries or keys of {call.module} hold nan or infinity. Are its weights sound? "
+                "Where they are of half precision, try --dtype float32."
+            )
+
+
+def _refuse_uneven(model: PreTrainedModel, calls: Sequence[AttentionCall], part: str) -> None:
+    if part not in ("cross", "decoder") and any(call.query.shape[2] != call.key.shape[2] for call in calls):
+        raise QKSpaceError(
+            f"{type(model).__name__}: queries and keys of its part {part!r} are of unlike numbers of tokens, and they are no "
+            "source and target, so that one map cannot show them."
+        )
+    sizes = {(len(call.query), call.query.shape[2], call.key.shape[2]) for call in calls}
+    if len(sizes) > 1:
+        raise QKSpaceError(
+            f"{type(model).__name__}: the layers of its part {part!r} see unlike numbers of tokens ({sorted(sizes)}), so they "
+            "have no tokens in common that one map could show."
+        )
+
+
+def _refuse_leaking(
+    model: PreTrainedModel, batch: Batch, runner: str, route: Route, calls: Sequence[AttentionCall], part: str
+) -> None:
+    """Run the shortest sequence of a batch without its padding, which must change none of its attention."""
+    lengths = lengths_of(batch, calls[0], part)
+    shortest = min(range(len(lengths)), key=lambda s: lengths[s])
+    n_queries, n_keys = lengths[shortest]
+    if lengths[shortest] == (calls[0].query.shape[2], calls[0].key.shape[2]):
+        return
+    alone = {name: _alone(name, values, batch, shortest) for name, values in batch.items()}
+    again = _forms(model, alone, runner, route, {call.index for call in calls})
+    for call, other in zip(calls, again, strict=True):
+        padded, plain = call.attention[shortest, :, :n_queries, :n_keys], other.attention[0]
+        tolerance = 10 * TOLERANCE.get(str(padded.dtype), 1e-4)  # the sums have other lengths, whose rounding adds up
+        if padded.shape != plain.shape or not bool(((padded - plain).abs() <= tolerance).all()):
+            raise QKSpaceError(
+                f"{type(model).__name__}: the attention of {call.module} over a short sequence changes with the padding behind "
+                "it, so that it would depend on which sequences are run together. It is refused."
+            )
+
+
+def _alone(name: str, values: Tensor, batch: Batch, sequence: int) -> Tensor:
+    """Return the input of one sequence of a batch, without what its attention mask says is padding."""
+    mask = batch.get("decoder_attention_mask" if name.startswith("decoder_") else "attention_mask")
+    row = values[sequence : sequence + 1]
+    if mask is None or values.shape[:2] != mask.shape:
+        return row
+    return row[:, : int(mask[sequence].sum())]
+
+
+# ---------------------------------------------------------------------------------------------- comparing
+
+
+def _forms(model: PreTrainedModel, batch: Batch, runner: str, route: Route, wanted: set[int]) -> list[AttentionCall]:
+    """Return the attentions of a part over one long sequence."""
+    kept: list[AttentionCall] = []
+    with listening(model, lambda call: kept.append(call) if call.index in wanted else None, route=route):
+        forward(model, batch, runner)
+    return [_unpadded(call, batch, route) for call in kept]
+
+
+def _compare(
+    model: PreTrainedModel,
+    calls: Sequence[AttentionCall],
+    longest: Sequence[AttentionCall],
+    seen: _Seen,
+    batch: Batch,
+    storage: str,
+    part: str,
+) -> Check:
+    """Describe every layer, and compare attention rebuilt from what will be stored with the model's own."""
+    layers, positions = [], []
+    captured, recomputed, stored = np.zeros((3, len(calls)))
+    lengths = [lengths_of(batch, call, part) for call in calls]
+    for i, (call, long) in enumerate(zip(calls, longest, strict=True)):
+        layer, position = _describe(call, long, lengths[i], crosses="cross" in part)
+        layers.append(layer)
+        positions.append(position)
+        own = seen.own[call.index]
+        attention = call.attention.float().cpu()
+        reference = attention if own is None else own.float().cpu()
+        for s, (n_queries, n_keys) in enumerate(lengths[i]):
+            want = reference[s, :, :n_queries, :n_keys]
+            errors = [attention[s, :, :n_queries, :n_keys] - want]
+            errors += [
+                _rebuilt(call, layer, position, s, n_queries, n_keys, kind) - want for kind in ("float32", storage)
+            ]
+            for kept, error in zip((captured, recomputed, stored), errors, strict=True):
+                kept[i] = np.maximum(kept[i], error.abs().max().item())  # keeps nan, as max() would not
+    tolerance = TOLERANCE.get(str(calls[0].query.dtype), 1e-4)
+    if not (captured.max() <= tolerance and recomputed.max() <= tolerance):  # written so that nan is refused too
+        worst = calls[int(np.argmax(recomputed))]
+        raise QKSpaceError(
+            f"{type(model).__name__}: attention recomputed from query . key differs from the model's own by up to "
+            f"{recomputed.max():.2g} (captured weights: {captured.max():.2g}; allowed: {tolerance:g}), most in "
+            f"{worst.module}. A map of its queries and keys would mislead, so it is refused."
+        )
+    is_reported = all(seen.own[call.index] is not None for call in calls)
+    return Check(
+        layers=tuple(layers),
+        captured_error=float(captured.max()),
+        recomputed_error=float(recomputed.max()),
+        stored_error=float(
+            np.nan_to_num(stored.max(), nan=1.0)
+        ),  # nan where a float16 overflows, which is refused later
+        tolerance=tolerance,
+        n_sequences=len(lengths[0]),
+        n_tokens=int(sum(n for n, _ in lengths[0])),
+        route=seen.route,
+        against="output_attentions" if is_reported else "softmax",
+        positions=tuple(positions),
+    )
+
+
+def lengths_of(batch: Batch, call: AttentionCall, part: str) -> list[tuple[int, int]]:
+    """Return how many query tokens and key tokens of each sequence of a batch are no padding.
+
+    part: which the attention is of; where a source and its target are as long as each other, shapes do not tell them apart.
+    """
+    n_batch, n_queries, n_keys = len(call.query), call.query.shape[2], call.key.shape[2]
+
+    def read(n: int, names: Sequence[str]) -> list[int]:
+        for name in names:
+            mask = batch.get(name)
+            if mask is not None and tuple(mask.shape) == (n_batch, n):
+                return [int(row.sum()) for row in mask]
+        return [n] * n_batch
+
+    source = ("attention_mask",)
+    target = source if part == "encoder" else ("decoder_attention_mask", "attention_mask")
+    return list(zip(read(n_queries, target), read(n_keys, source if "cross" in part else target), strict=True))
+
+
+def _describe(
+    call: AttentionCall, long: AttentionCall, lengths: Sequence[tuple[int, int]], *, crosses: bool
+) -> tuple[LayerSpec, LayerPosition | None]:
+    """Return how a layer attends: its mask read off a long sequence, and what else is added to its logits."""
+    n_queries, n_keys = long.query.shape[2], long.key.shape[2]
+    n_heads, n_kv_heads, d_head = call.query.shape[1], call.key.shape[1], call.query.shape[3]
+    softcap = None if call.softcap is None else float(call.softcap)
+    spec = LayerSpec(call.module, n_heads, n_kv_heads, d_head, call.scale, causal=False, softcap=softcap)
+    spec = replace(spec, has_sink=call.sink is not None, crosses=crosses)
+    several = [(call, s, *sizes) for s, sizes in enumerate(lengths)]
+    if long is not call:
+        several.insert(0, (long, 0, n_queries, n_keys))
+    parts = [masks.added(*each) for each in several]
+    sink = None if call.sink is None else np.asarray(call.sink.detach().float().cpu().numpy()).reshape(-1)
+    tolerance = FORM_TOLERANCE.get(str(call.query.dtype), FORM_TOLERANCE["torch.float32"])
+    return _form(
+        spec,
+        [np.zeros((1, *e[2:]), np.float32) if p is None else p for e, p in zip(several, parts, strict=True)],
+        sink,
+        tolerance,
+    )
+
+
+def _form(
+    spec: LayerSpec, added: Sequence[FloatArray], sink: FloatArray | None, tolerance: float
+) -> tuple[LayerSpec, LayerPosition | None]:
+    """Complete a layer's description by what is added to its logits, (head or 1, query token, key token) a sequence."""
+    allowed: list[BoolArray] = [np.asarray(np.isfinite(part).any(axis=0)) for part in added]
+    only_sink = None if sink is None else LayerPosition(sink=sink)
+    if spec.crosses:
+        is_bare = all(mask.all() for mask in allowed) and is_nothing(added, allowed)
+        return (
+            (spec, only_sink) if is_bare else (replace(spec, position="sequence"), LayerPosition("sequence", sink=sink))
+        )
+    order = np.argsort([-len(mask) for mask in allowed], kind="stable")
+    try:
+        causal, window = masks.read_mask(allowed[order[0]], spec.module)
+        spec = replace(spec, causal=causal, window=window)
+        is_regular = all(np.array_equal(spec.allowed(len(mask)), mask) for mask in allowed)
+    except QKSpaceError:
+        is_regular = False
+    same = all(
+        np.array_equal(np.isfinite(part), np.broadcast_to(mask, part.shape))
+        for part, mask in zip(added, allowed, strict=True)
+    )
+    if not is_regular or not same:
+        return replace(spec, causal=False, window=None, position="sequence"), LayerPosition("sequence", sink=sink)
+    if all(not part[np.isfinite(part)].any() for part in added):  # a mask and nothing else
+        return spec, only_sink
+    kind, table = form_of(added, allowed, tolerance=tolerance)
+    if kind is None:
+        return spec, only_sink
+    if kind == "sequence":
+        spec = replace(spec, causal=False, window=None)
+    return replace(spec, position=kind), LayerPosition(kind, table, sink=sink)
+
+
+def _rebuilt(
+    call: AttentionCall,
+    layer: LayerSpec,
+    position: LayerPosition | None,
+    sequence: int,
+    n_queries: int,
+    n_keys: int,
+    storage: str,
+) -> Tensor:
+    """Return the attention of one sequence from what an index holds of it, in float32: (head, query token, key token).
+
+    The vectors are first rounded to `storage`.
+    """
+    import torch
+
+    dtype = {"float16": torch.float16, "float32": torch.float32}[storage]
+    query = call.query[sequence : sequence + 1, :, :n_queries].to(dtype).float().cpu()
+    key = call.key[sequence : sequence + 1, :, :n_keys].to(dtype).float().cpu()
+    added = rebuilt_addition(call, layer, position, sequence, n_queries, n_keys)
+    mask = None if added is None else torch.from_numpy(np.ascontiguousarray(added, dtype=np.float32))
+    sink = None if call.sink is None else call.sink.float().cpu()
+    return weights(query, key, layer.scale, mask=mask, softcap=layer.softcap, sink=sink)[0]
+
+
+def rebuilt_addition(
+    call: AttentionCall, layer: LayerSpec, position: LayerPosition | None, sequence: int, n_queries: int, n_keys: int
+) -> FloatArray | None:
+    """Return what is added to the logits of one sequence as an index has it: (head or 1, query token, key token)."""
+    if layer.position == "sequence":
+        return masks.added(call, sequence, n_queries, n_keys)
+    if layer.crosses:
+        return None
+    allowed = layer.allowed(n_queries)
+    bias = None if position is None else position.of(n_queries)
+    if bias is None:
+        return None if allowed.all() else np.where(allowed, np.float32(0), np.float32(-np.inf))[None]
+    return np.where(allowed, bias, np.float32(-np.inf))
