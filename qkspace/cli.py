@@ -1,4 +1,4 @@
-"""The command line: `qkspace build | compare | project | serve | report | export | verify`.
+"""The command line: `qkspace build | compare | project | serve | report | export | verify | models`.
 
 In: arguments. Out: calls of the pipeline, the report and the server, and an exit status: 0 done, 1 something to mend
 (said on standard error), 2 wrong usage, 130 interrupted.
@@ -108,6 +108,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("index", type=Path)
     verify.set_defaults(run=_verify)
+    _add_models(
+        commands.add_parser(
+            "models", allow_abbrev=False, parents=[common], help="list the models that can be captured, or try one"
+        )
+    )
     return parser
 
 
@@ -169,6 +174,7 @@ def _add_how(build: argparse.ArgumentParser) -> None:
     )
     reading.add_argument("--target-column", help="column of the text that the decoder of an encoder-decoder reads")
     reading.add_argument("--image-column", help="column that holds the images, or their paths")
+    reading.add_argument("--audio-column", help="column that holds the sounds, or their paths")
     reading.add_argument("--split", help="split of a data set")
     reading.add_argument("--config", help="configuration of a data set")
     reading.add_argument("--encoding", default="utf-8", help="encoding of text (default utf-8)")
@@ -197,8 +203,8 @@ def _add_how(build: argparse.ArgumentParser) -> None:
         "--forward",
         choices=("exact", "sdpa"),
         default="exact",
-        help="exact takes attention as the model's own code computes it (default); sdpa runs the model by torch's fused kernel, "
-        "faster on long texts, and takes the attention of the captured vectors: the same within rounding",
+        help="exact takes attention as the model's own code computes it (default); sdpa runs the model by torch's fused "
+        "kernel, faster on long texts, and takes the attention of the captured vectors: the same within rounding",
     )
     capture.add_argument(
         "--generate", type=int, metavar="N", help="let the model go on with each text for up to N tokens, and show both"
@@ -276,6 +282,24 @@ def _add_export(export: argparse.ArgumentParser) -> None:
     export.add_argument("--theme", choices=("light", "dark"))
     export.add_argument("--width", type=float, help="of a picture, in inches (default 7)")
     export.set_defaults(run=_export)
+
+
+def _add_models(models: argparse.ArgumentParser) -> None:
+    """Add what is listed, or which checkpoint is tried and how it is loaded."""
+    models.add_argument("word", nargs="?", default="", help="list the model types that contain it (default all)")
+    models.add_argument(
+        "--check",
+        metavar="MODEL",
+        help="load a checkpoint, folder or name, and run on two sentences, pictures or sounds the check that a build begins "
+        "with; the exit status is 1 where no part of it can be captured",
+    )
+    models.add_argument("--attention", metavar="PART", help="try this part alone (default all)")
+    models.add_argument("--revision", help="branch, tag or commit of a name on the hub")
+    models.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    models.add_argument("--dtype", choices=("auto", "float32", "float16", "bfloat16"), default="auto")
+    models.add_argument("--allow-pickle", action="store_true", help="also read weights that are stored by pickle")
+    models.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the checkpoint")
+    models.set_defaults(run=_models)
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -450,6 +474,28 @@ def _verify(options: argparse.Namespace, console: Console) -> int:
         n = len(store.read_manifest(options.index)["files"])
         console.result(f"{options.index}: sound, {n} files are what the manifest says")
     return 1 if faults else 0
+
+
+def _models(options: argparse.Namespace, console: Console) -> int:
+    if options.check is None:
+        from qkspace import families
+
+        console.result(families.as_text(families.read(), options.word))
+        return 0
+    if options.word:
+        raise QKSpaceError(f"Give a word ({options.word!r}) to list model types, or --check {options.check}, not both.")
+    from qkspace.plan import Parameters
+    from qkspace.trial import in_words, load_to_try, try_parts
+
+    how = {
+        name: getattr(options, name) for name in ("revision", "dtype", "trust_remote_code", "allow_pickle", "device")
+    }
+    checkpoint = load_to_try(options.check, **how)
+    trials = try_parts(checkpoint, Parameters(attention=options.attention, **how))
+    console.result(f"{type(checkpoint.model).__name__}, {checkpoint.model.num_parameters():,} parameters")
+    for trial in trials:
+        console.result(in_words(trial))
+    return 0 if any(trial.check is not None for trial in trials) else 1
 
 
 def _serve(options: argparse.Namespace, console: Console) -> int:

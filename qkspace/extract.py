@@ -131,8 +131,11 @@ def bytes_per_token(layers: tuple[LayerSpec, ...], top_k: int, storage: str, *, 
     )
 
 
-def make_batches(lengths: IntArray, batch_tokens: int, n_heads: int) -> list[IntArray]:
-    """Group sequences of like length so that padded tokens, and the attention of one layer, stay within bounds."""
+def make_batches(lengths: IntArray, batch_tokens: int, n_heads: int, *, equal: bool = False) -> list[IntArray]:
+    """Group sequences of like length so that padded tokens, and the attention of one layer, stay within bounds.
+
+    equal: only sequences of one length are put together, as where padding would change what the model makes of them.
+    """
     order = np.argsort(-lengths, kind="stable")
     batches: list[IntArray] = []
     start = 0
@@ -140,6 +143,8 @@ def make_batches(lengths: IntArray, batch_tokens: int, n_heads: int) -> list[Int
         longest = int(lengths[order[start]])
         by_attention = CHUNK_BYTES // (4 * n_heads * longest**2)
         size = max(1, min(batch_tokens // longest, by_attention))
+        if equal:
+            size = int((lengths[order[start : start + size]] == longest).sum())
         batches.append(order[start : start + size])
         start += size
     return batches
@@ -220,7 +225,8 @@ def extract(
         for number, unit in enumerate(units):
             rows = _UnitRows(check, tokens, unit, buffers[number % len(buffers)])
             sequences = np.arange(unit.first, unit.last)
-            batches = make_batches(tokens.lengths[sequences], batch_tokens, max(layer.n_heads for layer in layers))
+            most_heads, equal = max(layer.n_heads for layer in layers), getattr(feed, "equal_lengths", False)
+            batches = make_batches(tokens.lengths[sequences], batch_tokens, most_heads, equal=equal)
             ahead.append((rows, [pool.submit(run, rows, sequences[batch]) for batch in batches]))
             if len(ahead) == IN_WORK:
                 yield result(*ahead.popleft())

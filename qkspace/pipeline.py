@@ -244,6 +244,8 @@ class Build:
             if len(short)
             else order[:CHECK_LONG]
         )
+        if getattr(feed, "equal_lengths", False):
+            chosen = chosen[tokens.lengths[chosen] == tokens.lengths[chosen[0]]]
         device = input_device(checkpoint.model)
         batch, longest = (feed.batch(s, device) for s in (chosen, order[-1:]))
         result = check(checkpoint.model, batch, longest, self.parameters.storage, self.part)

@@ -41,8 +41,8 @@ class Parameters:
     adapter that is laid on the model. attention: which part of a model that has several (`qkspace.parts`). forward: "exact"
     takes attention as the model's own code computes it, "sdpa" runs the model by a fused kernel and takes attention of the
     captured vectors. before_rope: also store queries and keys before rotary positions. target_column: what the decoder of an
-    encoder-decoder reads; image_column: the column of the images. generate: tokens that a decoder goes on with after each text. The rest says how the
-    corpus is read (`corpus.read`) and the model is loaded (`model.load`).
+    encoder-decoder reads; image_column, audio_column: the column of the images or of the sounds. generate: tokens that a
+    decoder goes on with after each text. The rest says how the corpus is read (`corpus.read`) and the model is loaded (`model.load`).
     """
 
     methods: tuple[str, ...] = ("unfold", "pca")
@@ -72,6 +72,7 @@ class Parameters:
     before_rope: bool = False
     target_column: str | None = None
     image_column: str | None = None
+    audio_column: str | None = None
     generate: int | None = None
     allow_pickle: bool = False
     device: Device = "auto"

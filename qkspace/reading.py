@@ -66,7 +66,8 @@ def modality_of(checkpoint: Checkpoint, sources: Sequence[str], parameters: Para
         return towers[parameters.attention]
     if "text" in known and len(known) > 1:
         other = next(kind for kind in known if kind != "text")
-        return other if all(_holds(name, other) for name in sources) or parameters.image_column else "text"
+        asked = parameters.image_column or parameters.audio_column
+        return other if all(_holds(name, other) for name in sources) or asked else "text"
     return known[0]
 
 
@@ -74,22 +75,24 @@ def asked_modality(sources: Sequence[str], parameters: Parameters) -> Modality |
     """Return what a model must be able to read where the corpus says it: "image" or "audio"; None where it may be text."""
     if parameters.image_column or all(_holds(name, "image") for name in sources):
         return "image"
-    return "audio" if all(_holds(name, "audio") for name in sources) else None
+    return "audio" if parameters.audio_column or all(_holds(name, "audio") for name in sources) else None
 
 
 def _holds(name: str, modality: str) -> bool:
     """Tell whether a source is files of images or of sound."""
     from qkspace.image_corpus import is_image_name
+    from qkspace.sound_corpus import is_sound_name
 
-    suffixes = (".wav", ".flac", ".mp3", ".ogg")
     path = Path(name)
     names = [str(p) for p in path.rglob("*") if p.is_file()] if path.is_dir() else [name]
-    return any(is_image_name(n) if modality == "image" else n.lower().endswith(suffixes) for n in names)
+    return any(map(is_image_name if modality == "image" else is_sound_name, names))
 
 
 def part_of(checkpoint: Checkpoint, modality: str, asked: str | None) -> str | None:
     """Return the part to capture: what was asked for, else the tower that reads this modality, else the only one."""
     towers = {"text": "text", "image": "vision", "audio": "audio"}
+    if asked is None and modality == "audio" and is_pair(checkpoint.model):  # sound is what an encoder hears
+        return "encoder"
     names = choices(checkpoint.model)
     return towers[modality] if asked is None and towers[modality] in names and not is_pair(checkpoint.model) else asked
 
