@@ -36,6 +36,7 @@ STATISTICS = (*KEY_CLASSES, "entropy", "entropy_uniform", "attention_max", "valu
 # distance is in tokens; value_norm is Euclidean. position_share is the total variation distance between the model's own
 # attention and the softmax of the product alone (a sink counts as a key): what share of attention is where it is because of
 # position; nan where the layer has no position part that could be told from the product.
+LONG_ROW = 1024  # keys from which on the strongest are looked for in blocks first
 TINY = 1e-30  # whose logarithm is finite, so that no weight times it is 0; torch's own 0 log 0 = 0 is five times slower
 
 
@@ -183,7 +184,7 @@ class Gatherer:
         uniform = (counts.log() * self.queries.inside[:, rows]).sum()
         share = self._position_share(call, layer, attention, rows)
         columns = [
-            torch.bmm(attention.flatten(2), self._key_classes(rows)).sum(dim=0),  # KEY_CLASSES
+            self._class_sums(attention, rows),  # KEY_CLASSES
             total(_entropy(attention)),
             uniform.expand(n_heads, 1),
             total(unpack_strongest(top[..., 0], self.unit.low)[0]),
@@ -214,26 +215,51 @@ class Gatherer:
         apart = (attention - content).abs().sum(dim=-1)
         return (apart + (1 - attention.sum(dim=-1)).clamp_min(0)) / 2
 
-    def _key_classes(self, rows: slice) -> Tensor:
+    def _class_sums(self, attention: Tensor, rows: slice) -> Tensor:
+        """Sum attention over KEY_CLASSES: (head, class)."""
+        import torch
+
+        if rows == slice(0, self.queries.inside.shape[1]):
+            return torch.bmm(attention.flatten(2), self._key_classes()).sum(dim=0)
+        # Of a long text: one class after another, as their weights would take more than the attention does.
+        device, n_keys = attention.device, attention.shape[3]
+        asking = self.queries.inside[:, None, rows].float()  # (sequence, 1, query token)
+        place, key = torch.arange(rows.start, rows.stop, device=device), torch.arange(n_keys, device=device)
+        distance = (place[:, None] - key[None, :]).abs().float()
+
+        def at(offset: int) -> Tensor:  # attention to the key so far before each query: (sequence, head, query token)
+            wanted = place - offset
+            valid = (wanted >= 0) & (wanted < n_keys)
+            index = wanted.clamp(0, n_keys - 1)[:, None].expand(*attention.shape[:2], -1, 1)
+            return attention.gather(3, index)[..., 0] * valid
+
+        of_special = attention @ self.special.float()[:, None, :, None]
+        per_query = [
+            of_special[..., 0],
+            attention[..., 0],
+            at(1),
+            at(-1),
+            at(0),
+            torch.einsum("bhnm,nm->bhn", attention, distance),
+        ]
+        return torch.stack([(values * asking).sum(dim=(0, 2)) for values in per_query], dim=1)
+
+    def _key_classes(self) -> Tensor:
         """Return weights that sum attention over classes of keys: (sequence, query token x key token, class)."""
         import torch
 
-        n_queries, n_keys = self.queries.inside.shape[1], self.keys.inside.shape[1]
-        is_whole = rows == slice(0, n_queries)
-        if is_whole and self._classes is not None:
-            return self._classes
-        device, inside = self.keys.inside.device, self.keys.inside
-        position = torch.arange(n_keys, device=device)
-        asking = torch.arange(rows.start, rows.stop, device=device)
-        n = len(asking)
-        offset = asking[:, None] - position[None, :]  # (query token, key token)
-        shared = [position[None, :].expand(n, n_keys) == 0, offset == 1, offset == -1, offset == 0, offset.abs()]
-        columns = [self.special[:, None, :].expand(-1, n, -1), *(c.expand(len(inside), n, n_keys) for c in shared)]
-        stacked = torch.stack([c.float() for c in columns], dim=-1)
-        classes = (stacked * inside[:, None, :, None] * self.queries.inside[:, rows, None, None]).flatten(1, 2)
-        if is_whole:
-            self._classes = classes
-        return classes
+        if self._classes is None:
+            asking, answering = self.queries.inside, self.keys.inside
+            shape = (len(asking), asking.shape[1], answering.shape[1])
+            place, key = (torch.arange(n, device=asking.device) for n in shape[1:])
+            offset = place[:, None] - key[None, :]  # (query token, key token)
+            shared = [
+                (key == 0).expand(shape),
+                *(c.expand(shape) for c in (offset == 1, offset == -1, offset == 0, offset.abs())),
+            ]
+            stacked = torch.stack([c.float() for c in (self.special[:, None, :].expand(shape), *shared)], dim=-1)
+            self._classes = (stacked * answering[:, None, :, None] * asking[:, :, None, None]).flatten(1, 2)
+        return self._classes
 
 
 class _Side:
@@ -325,10 +351,23 @@ def pack_strongest(attention: Tensor, k: int, low: int) -> Tensor:
 
     position = torch.arange(attention.shape[-1], dtype=torch.int32, device=attention.device)
     packed = (attention.contiguous().view(torch.int32) & ~low).bitwise_or_(low - position)
+    if packed.shape[-1] >= LONG_ROW:
+        packed = _candidates(packed, k)
     if packed.device.type != "cpu":
         return packed.topk(k, dim=-1).values
     packed.numpy().sort(axis=-1)
     return packed[..., -k:].flip(-1)
+
+
+def _candidates(packed: Tensor, k: int) -> Tensor:
+    """Return what can be among the k largest of long rows: all of the k blocks whose largest are largest."""
+    import torch
+
+    n = packed.shape[-1]
+    size = 1 << (int((n / k) ** 0.5) - 1).bit_length()
+    blocks = torch.nn.functional.pad(packed, (0, -n % size), value=0).unflatten(-1, (-1, size))
+    best = blocks.amax(dim=-1).topk(min(k, blocks.shape[-2]), dim=-1).indices
+    return blocks.gather(-2, best[..., None].expand(*best.shape, size)).flatten(-2)
 
 
 def unpack_strongest(packed: Tensor, low: int) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
     python scripts/benchmark.py extract    capture including disk, against a bare forward pass over the same batches
     python scripts/benchmark.py memory     peak memory of a build on 1, 4 and 16 times the corpus
+    python scripts/benchmark.py long       memory and time over long texts, beside transformers' own attentions
     python scripts/benchmark.py app        the page: in a real browser, on the server, with 20 visitors
     python scripts/benchmark.py fidelity   scores and times of every method, beside AttentionViz's recipe
     python scripts/benchmark.py compare    comparing checkpoints: time, false alarms, adapters, ways of alignment
@@ -45,6 +46,7 @@ def main() -> None:
     for name, run in (
         ("extract", lambda: extract(options.rounds)),
         ("memory", memory),
+        ("long", lambda: long(options.rounds)),
         ("app", lambda: app(options.rounds)),
         ("fidelity", lambda: fidelity(options.every, options.few)),
         ("compare", lambda: compare(options.rounds)),
@@ -159,6 +161,13 @@ def compare(rounds: int) -> None:
     decoder = str(ROOT.parent / "shared" / "models" / "stories260K")
     benchmark_drift.compare(model_folder(), decoder, EWT, rounds)
     benchmark_compare.alignment()
+
+
+def long(rounds: int) -> None:
+    """Measure long texts."""
+    import benchmark_long
+
+    benchmark_long.long(rounds)
 
 
 def app(rounds: int) -> None:

@@ -24,6 +24,7 @@ from qkspace import extract as extract_module
 from qkspace.extract import Keep, LayerRows, Unit, UnitResult, bytes_per_token, extract, make_batches, plan_units
 from qkspace.feed import TextFeed, Tokens
 from qkspace.gather import STATISTICS as ALL_STATISTICS
+from qkspace.gather import pack_strongest, unpack_strongest
 from qkspace.model import Checkpoint, load
 from qkspace.schema import LayerSpec, QKSpaceError
 from qkspace.selfcheck import Check, check
@@ -104,7 +105,9 @@ def extract_units(
     feed = TextFeed(case.tokens, pad_id)
     chosen = Keep(top_k, storage, **keep)
     found = []
-    for result in extract(case.checkpoint.model, case.check, case.tokens, units, feed, chosen, batch_tokens=batch_tokens):
+    for result in extract(
+        case.checkpoint.model, case.check, case.tokens, units, feed, chosen, batch_tokens=batch_tokens
+    ):
         found.append(copy.deepcopy(result))  # whose memory is used again
     return found
 
@@ -418,3 +421,28 @@ def test_a_single_token_is_a_sequence(make_checkpoint: MakeCheckpoint) -> None:
         np.testing.assert_array_equal(rows.top_attention[:, 0, 0], 1)
         np.testing.assert_array_equal(rows.top_key[:, 0], [[0, -1, -1, -1, -1]] * 4)
         np.testing.assert_allclose(sums[:, STATISTICS.index("entropy_uniform")], math.log(2))
+
+
+# ---------------------------------------------------------------------------------------------- long texts
+
+
+@given(n=st.integers(1024, 1500), k=st.integers(1, 9), seed=st.integers(0, 99), levels=st.sampled_from([2, 40, 10**6]))
+def test_the_strongest_of_a_long_row_are_those_of_a_full_sort(n: int, k: int, seed: int, levels: int) -> None:
+    weights = torch.from_numpy(np.random.default_rng(seed).integers(0, levels, size=(2, 3, n)).astype(np.float32))
+    weights /= weights.sum(dim=-1, keepdim=True)
+    low = (1 << n.bit_length()) - 1
+    found, position = unpack_strongest(pack_strongest(weights, k, low), low)
+    rounded = (weights.view(torch.int32) & ~low).view(torch.float32)
+    order = np.lexsort([np.broadcast_to(np.arange(n), weights.shape), -rounded.numpy()], axis=-1)[..., :k]
+    np.testing.assert_array_equal(position.numpy(), order)
+    np.testing.assert_array_equal(found.numpy(), np.take_along_axis(rounded.numpy(), order, axis=-1))
+
+
+def test_statistics_and_rows_in_pieces_are_those_of_the_whole(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(case)
+    monkeypatch.setattr(capture, "CHUNK_BYTES", 4 * 4 * 64 * 5)  # a few query tokens at a time
+    pieces = run(case)
+    for one, other in zip(whole.rows, pieces.rows, strict=True):
+        assert_same_rows(other, one)
+    for one, other in zip(whole.sums, pieces.sums, strict=True):
+        np.testing.assert_allclose(other[:, :-1], one[:, :-1], rtol=1e-4)
