@@ -73,6 +73,15 @@ class AttentionCall:
         return self.chunks.rows()
 
 
+def without_attention(call: AttentionCall) -> AttentionCall:
+    """Return a call that holds on to its vectors and masks and no longer to its attention."""
+
+    def gone(rows: slice) -> tuple[None, Tensor]:
+        raise QKSpaceError(f"{call.module}: the attention of this call was not kept.")
+
+    return replace(call, chunks=_Chunks(gone, call.query.shape[2], call.query.shape[2]))
+
+
 def cropped(call: AttentionCall, n: int) -> AttentionCall:
     """Return the attention among the first n tokens, of a model that pads its input to whole windows or blocks."""
 
@@ -243,7 +252,8 @@ class _ModelState:
         for config in list(configs.values()):
             subs = [getattr(config, name, None) for name in getattr(config, "sub_configs", {})]
             configs.update({id(c): c for c in subs if c is not None})
-        self._implementations = [(c, getattr(c, "_attn_implementation_internal", None)) for c in configs.values()]
+        name = "_attn_implementation_internal"
+        self._implementations = [(c, getattr(c, name)) for c in configs.values() if hasattr(c, name)]
         model.eval()
 
     def restore(self) -> None:

@@ -365,9 +365,11 @@ def _candidates(packed: Tensor, k: int) -> Tensor:
 
     n = packed.shape[-1]
     size = 1 << (int((n / k) ** 0.5) - 1).bit_length()
-    blocks = torch.nn.functional.pad(packed, (0, -n % size), value=0).unflatten(-1, (-1, size))
+    filled = torch.nn.functional.pad(packed, (0, -n % size), value=0)
+    blocks = filled.reshape(*packed.shape[:-1], -1, size)
     best = blocks.amax(dim=-1).topk(min(k, blocks.shape[-2]), dim=-1).indices
-    return blocks.gather(-2, best[..., None].expand(*best.shape, size)).flatten(-2)
+    found: Tensor = blocks.gather(-2, best[..., None].expand(*best.shape, size)).flatten(-2)
+    return found
 
 
 def unpack_strongest(packed: Tensor, low: int) -> tuple[Tensor, Tensor]:

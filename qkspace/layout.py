@@ -174,8 +174,9 @@ def map_caption(layout: MapLayout, n_links: int) -> str:
     lines += f" ({' and '.join([', '.join(without[:-1]), without[-1]][-len(without) :])} left out)." if without else "."
     return (
         f"{layout.view.head.name} of {visible(index.model_name)}, {state.method} in {layout.view.dims}-D, on "
-        f"{corpus_words(index)}{drawn}. {scores_words(layout.view)}{content_words(layout.view)} Only nearness counts: a query lies near the keys of its "
-        f"sequence that it attends to, and the axes mean nothing by themselves.{seen}{lines if n_links else ''}"
+        f"{corpus_words(index)}{drawn}. {scores_words(layout.view)}{content_words(layout.view)} Only nearness counts: a query "
+        "lies near the keys of its sequence that it attends to, and the axes mean nothing by themselves."
+        f"{seen}{lines if n_links else ''}"
         f"{chosen}{_picked_words(layout)}"
     )
 

@@ -223,9 +223,7 @@ class LiveModel:
         rows = {"input_ids": encoded.ids, "attention_mask": np.ones_like(encoded.ids)}
         if encoded.token_types is not None:
             rows["token_type_ids"] = np.asarray(encoded.token_types)
-        batch = {
-            name: torch.from_numpy(row.astype(np.int64))[None].to(device) for name, row in rows.items()
-        }
+        batch = {name: torch.from_numpy(row.astype(np.int64))[None].to(device) for name, row in rows.items()}
         taken: list[_LayerVectors] = []
 
         def take(call: AttentionCall) -> None:
@@ -283,7 +281,11 @@ def _take(call: AttentionCall, spec: LayerSpec) -> _LayerVectors:
 
 def _own_position(call: AttentionCall, spec: LayerSpec, n: int) -> tuple[LayerSpec, LayerPosition]:
     """Take what is added to the logits of this sequence as its own, whatever form it has over the corpus."""
-    sink = None if call.sink is None else np.asarray(call.sink.detach().float().cpu().numpy()).reshape(-1)
+    sink = (
+        None
+        if call.sink is None or not spec.has_sink
+        else np.asarray(call.sink.detach().float().cpu().numpy()).reshape(-1)
+    )
     values = added(call, 0, n, n)
     if values is None:
         return spec, LayerPosition(sink=sink)

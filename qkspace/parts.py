@@ -28,7 +28,7 @@ CROSS = re.compile(r"cross|enc_?dec|encoder_attn|encoder_decoder|encdec|multihea
 TOWERS = (
     ("vision", re.compile(r"vision|visual|image|pixel|vit\b|patch", re.IGNORECASE)),
     ("audio", re.compile(r"audio|speech|acoustic|wav|sound", re.IGNORECASE)),
-    ("text", re.compile(r"text|language|lm\b|bert|question|caption|decoder", re.IGNORECASE)),
+    ("text", re.compile(r"text|language|lm\b|bert|question|caption", re.IGNORECASE)),
 )
 
 

@@ -11,25 +11,16 @@ softmax of its own forward pass, whose outputs must be those of a pass that nobo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 
 from qkspace import masks
-from qkspace.capture import (
-    AttentionCall,
-    Route,
-    _ModelState,
-    cropped,
-    forward,
-    listening,
-    takes_cache,
-    use_eager,
-    weights,
-)
-from qkspace.parts import Part, choices, parts_of, runner_of
+from qkspace.capture import AttentionCall, Route, forward, listening, weights, without_attention
+from qkspace.observe import TOLERANCE, Batch, Seen, observations, unpadded
+from qkspace.parts import choices, runner_of
 from qkspace.position import LayerPosition, form_of, is_nothing
 from qkspace.schema import BoolArray, FloatArray, LayerSpec, QKSpaceError
 
@@ -37,10 +28,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-Batch = Mapping[str, "Tensor"]
-TOLERANCE = {"torch.float32": 1e-4, "torch.float16": 5e-3, "torch.bfloat16": 3e-2, "torch.float64": 1e-6}
+T = TypeVar("T")
 FORM_TOLERANCE = {"torch.float32": 1e-4, "torch.float64": 1e-4, "torch.float16": 2e-3, "torch.bfloat16": 1e-2}
-ROUTES: tuple[Route, ...] = ("interface", "inline")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,19 +76,22 @@ def check(
     """
     part = choose(model, part)
     runner = runner_of(model, part)
-    seen = _observe(model, batch, runner)
-    found = {p.name: p for p in seen.parts}
-    chosen = found.get(part, found.get("self") if runner else None)
-    if chosen is None:
-        raise QKSpaceError(
-            f"{type(model).__name__} has no part {part!r}. Its parts: {', '.join(found)}. See --attention."
-        )
-    calls = [seen.calls[i] for i in chosen.calls]
-    _refuse_uneven(model, calls, part)
-    _refuse_leaking(model, batch, runner, seen.route, calls, part)
-    longest_calls = _forms(model, longest, runner, seen.route, set(chosen.calls))
-    result = _compare(model, calls, longest_calls, seen, batch, storage, part)
-    return replace(result, part=part, runner=runner, calls=chosen.calls)
+
+    def judge(seen: Seen) -> Check:
+        found = {p.name: p for p in seen.parts}
+        chosen = found.get(part, found.get("self") if runner else None)
+        if chosen is None:
+            raise QKSpaceError(
+                f"{type(model).__name__} has no part {part!r}. Its parts: {', '.join(found)}. See --attention."
+            )
+        calls = [seen.calls[i] for i in chosen.calls]
+        _refuse_uneven(model, calls, part)
+        _refuse_leaking(model, batch, runner, seen.route, calls, part)
+        longest_calls = _again(model, longest, runner, seen.route, calls, forms=True)
+        result = _compare(model, calls, longest_calls, seen, batch, storage, part)
+        return replace(result, part=part, runner=runner, calls=chosen.calls)
+
+    return _first_good(observations(model, batch, runner), judge)
 
 
 def survey(model: PreTrainedModel, batch: Batch) -> tuple[Check, ...]:
@@ -108,13 +100,27 @@ def survey(model: PreTrainedModel, batch: Batch) -> tuple[Check, ...]:
     Raises:
         QKSpaceError: the model cannot be captured, with the reason.
     """
-    seen = _observe(model, batch, "")
-    results = []
-    for part in seen.parts:
-        calls = [seen.calls[i] for i in part.calls]
-        found = _compare(model, calls, calls, seen, batch, "float32", part.name)
-        results.append(replace(found, part=part.name, calls=part.calls))
-    return tuple(results)
+
+    def judge(seen: Seen) -> tuple[Check, ...]:
+        results = []
+        for part in seen.parts:
+            calls = [seen.calls[i] for i in part.calls]
+            found = _compare(model, calls, calls, seen, batch, "float32", part.name)
+            results.append(replace(found, part=part.name, calls=part.calls))
+        return tuple(results)
+
+    return _first_good(observations(model, batch, ""), judge)
+
+
+def _first_good(seen: Iterator[Seen], judge: Callable[[Seen], T]) -> T:
+    """Return the judgement of the first route that is not refused; else raise what the first one was refused for."""
+    refused: QKSpaceError | None = None
+    for each in seen:
+        try:
+            return judge(each)
+        except QKSpaceError as error:
+            refused = refused or error
+    raise refused or QKSpaceError("No route saw any attention.")
 
 
 def choose(model: PreTrainedModel, part: str | None) -> str:
@@ -134,171 +140,7 @@ def choose(model: PreTrainedModel, part: str | None) -> str:
     return part
 
 
-# ---------------------------------------------------------------------------------------------- observing
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """One observed forward pass: its attentions, what they belong to, and the model's own of each where it reports them."""
-
-    calls: list[AttentionCall]
-    parts: list[Part]
-    own: list[Tensor | None]
-    route: Route
-
-
-def _observe(model: PreTrainedModel, batch: Batch, runner: str) -> _Seen:
-    """Capture a batch by the first route that sees all attentions the model reports.
-
-    Raises:
-        QKSpaceError: no route does; the message says what is missing.
-    """
-    reported, output = _reported(model, batch, runner)
-    reasons = []
-    for route in ROUTES:
-        if route == "interface" and not model._can_set_attn_implementation():
-            continue
-        calls: list[AttentionCall] = []
-        with listening(model, calls.append, route=route):
-            watched = forward(model, batch, runner)
-        calls = [_unpadded(call, batch, route) for call in calls]
-        _refuse_nan(model, calls)
-        own = _matched(calls, reported)
-        n_missing = len(reported) - sum(o is not None for o in own)
-        if calls and not n_missing and _same_output(output, watched):
-            return _Seen(calls, parts_of(model, calls, runner), own, route)
-        if not calls:
-            reasons.append(f"{route}: no attention seen")
-        elif n_missing:
-            reasons.append(f"{route}: {n_missing} of the {len(reported)} attentions that it reports were not seen")
-        else:
-            reasons.append(f"{route}: its outputs change when it is watched")
-    if not reported and all(reason.endswith("no attention seen") for reason in reasons):
-        from qkspace.model import without_attention
-
-        raise QKSpaceError(without_attention(model))
-    raise QKSpaceError(
-        f"{type(model).__name__}: its attention cannot be captured completely ({'; '.join(reasons)}), so it is refused."
-    )
-
-
-def _reported(model: PreTrainedModel, batch: Batch, runner: str) -> tuple[list[Tensor], Any]:
-    """Return the attentions that the model reports, each (sequence, head, query token, key token), and its output."""
-    import torch
-
-    run = model.get_submodule(runner) if runner else model
-    state = _ModelState(model)
-    options = {"use_cache": False} if takes_cache(run) else {}
-    try:
-        use_eager(model)
-        with torch.inference_mode():
-            plain = run(**batch, **options)
-            try:
-                output = run(**batch, **options, output_attentions=True)
-            except (TypeError, ValueError, NotImplementedError, AttributeError):  # it does not know the argument
-                output = plain
-    finally:
-        state.restore()
-    return [a for a in _attentions(output) if _is_attention(a)], plain
-
-
-def _attentions(output: Any) -> Iterator[Tensor]:
-    """Yield the tensors (., ., ., .) under names of an output that say attention, in their order."""
-    items = output.items() if hasattr(output, "items") else ()
-    for name, value in items:
-        if "attention" in name and isinstance(value, list | tuple):
-            yield from (t for t in value if hasattr(t, "dim") and t.dim() == 4)
-        elif hasattr(value, "items"):
-            yield from _attentions(value)
-
-
-def _is_attention(weight: Tensor) -> bool:
-    """Tell weights of each head from what some models report instead: scores before the softmax, or a mean of the heads."""
-    total = weight.float().sum(dim=-1)
-    is_weight = bool((weight >= 0).all()) and bool((total <= 1.01).all())
-    first = weight[:, :1]
-    is_mean = weight.shape[1] > 1 and bool((weight == first).all())
-    return is_weight and not is_mean
-
-
-def _matched(calls: Sequence[AttentionCall], reported: Sequence[Tensor]) -> list[Tensor | None]:
-    """Give each call the attention that the model reports of it: the first of its shape that is left and equals it."""
-    left = list(reported)
-    own: list[Tensor | None] = []
-    for call in calls:
-        attention = call.attention
-        tolerance = TOLERANCE.get(str(attention.dtype), 1e-4)
-        shaped = ((i, _comparable(attention, other)) for i, other in enumerate(left))
-        equal = ((i, o) for i, o in shaped if o is not None and _is_close(attention, o, tolerance))
-        place, found = next(equal, (None, None))
-        own.append(found)
-        if place is not None:
-            left.pop(place)
-    return own
-
-
-def _comparable(attention: Tensor, other: Tensor) -> Tensor | None:
-    """Return reported attention in the shape of what was captured; None where that cannot be."""
-    if attention.shape == other.shape:
-        return other
-    is_square = attention.shape[2] == attention.shape[3]
-    if is_square and attention.shape[:3] == other.shape[:3] and other.shape[3] % 2:
-        from qkspace.inline import unrolled
-
-        return unrolled(other)  # a model with a sliding window reports the weights inside it
-    return None
-
-
-def _is_close(attention: Tensor, other: Tensor, tolerance: float) -> bool:
-    apart = (attention - other).abs().masked_fill(other.sum(dim=-1, keepdim=True) == 0, 0)  # some leave padding out
-    return bool((apart <= tolerance).all())
-
-
-def _unpadded(call: AttentionCall, batch: Batch, route: Route) -> AttentionCall:
-    """Return an attention without what the model itself put behind a batch of texts to fill its last window."""
-    mask = batch.get("attention_mask")
-    n_tokens, n = call.query.shape[2], 0 if mask is None or mask.dim() != 2 else mask.shape[1]
-    is_text = set(batch) <= {
-        "input_ids",
-        "attention_mask",
-        "token_type_ids",
-        "decoder_input_ids",
-        "decoder_attention_mask",
-    }
-    pads = (
-        route == "inline"
-        and is_text
-        and 0 < n < n_tokens == call.key.shape[2]
-        and len(call.query) == len(batch["input_ids"])
-    )
-    is_target = "decoder_input_ids" in batch and n_tokens == batch["decoder_input_ids"].shape[1]
-    return cropped(call, n) if pads and not is_target else call
-
-
-def _same_output(plain: Any, watched: Any) -> bool:
-    """Tell whether the first tensor of two outputs is the same within rounding."""
-    first, second = (_first_tensor(output) for output in (plain, watched))
-    if first is None or second is None or first.shape != second.shape:
-        return first is None and second is None
-    scale = max(1.0, float(first.float().abs().max()))
-    return bool(((first - second).float().abs() <= 10 * TOLERANCE.get(str(first.dtype), 1e-4) * scale).all())
-
-
-def _first_tensor(output: Any) -> Tensor | None:
-    """Return the first tensor of real numbers in an output."""
-    if hasattr(output, "is_floating_point"):
-        return output if output.is_floating_point() else None
-    values = output.values() if hasattr(output, "values") else output if isinstance(output, list | tuple) else ()
-    return next((tensor for tensor in map(_first_tensor, values) if tensor is not None), None)
-
-
-def _refuse_nan(model: PreTrainedModel, calls: Sequence[AttentionCall]) -> None:
-    for call in calls:
-        if not (call.query.isfinite().all() and call.key.isfinite().all()):
-            raise QKSpaceError(
-                f"{type(model).__name__}: queries or keys of {call.module} hold nan or infinity. Are its weights sound? "
-                "Where they are of half precision, try --dtype float32."
-            )
+# ---------------------------------------------------------------------------------------------- refusing
 
 
 def _refuse_uneven(model: PreTrainedModel, calls: Sequence[AttentionCall], part: str) -> None:
@@ -325,7 +167,7 @@ def _refuse_leaking(
     if lengths[shortest] == (calls[0].query.shape[2], calls[0].key.shape[2]):
         return
     alone = {name: _alone(name, values, batch, shortest) for name, values in batch.items()}
-    again = _forms(model, alone, runner, route, {call.index for call in calls})
+    again = _again(model, alone, runner, route, calls)
     for call, other in zip(calls, again, strict=True):
         padded, plain = call.attention[shortest, :, :n_queries, :n_keys], other.attention[0]
         tolerance = 10 * TOLERANCE.get(str(padded.dtype), 1e-4)  # the sums have other lengths, whose rounding adds up
@@ -348,19 +190,33 @@ def _alone(name: str, values: Tensor, batch: Batch, sequence: int) -> Tensor:
 # ---------------------------------------------------------------------------------------------- comparing
 
 
-def _forms(model: PreTrainedModel, batch: Batch, runner: str, route: Route, wanted: set[int]) -> list[AttentionCall]:
-    """Return the attentions of a part over one long sequence."""
+def _again(
+    model: PreTrainedModel,
+    batch: Batch,
+    runner: str,
+    route: Route,
+    calls: Sequence[AttentionCall],
+    *,
+    forms: bool = False,
+) -> list[AttentionCall]:
+    """Return the same attentions over another batch; forms: without attention itself, which may be large."""
+    wanted = {call.index for call in calls}
     kept: list[AttentionCall] = []
-    with listening(model, lambda call: kept.append(call) if call.index in wanted else None, route=route):
+
+    def keep(call: AttentionCall) -> None:
+        if call.index in wanted:
+            kept.append(without_attention(call) if forms else call)
+
+    with listening(model, keep, route=route):
         forward(model, batch, runner)
-    return [_unpadded(call, batch, route) for call in kept]
+    return [unpadded(call, batch, route) for call in kept]
 
 
 def _compare(
     model: PreTrainedModel,
     calls: Sequence[AttentionCall],
     longest: Sequence[AttentionCall],
-    seen: _Seen,
+    seen: Seen,
     batch: Batch,
     storage: str,
     part: str,
@@ -370,6 +226,7 @@ def _compare(
     captured, recomputed, stored = np.zeros((3, len(calls)))
     lengths = [lengths_of(batch, call, part) for call in calls]
     for i, (call, long) in enumerate(zip(calls, longest, strict=True)):
+        call = _without_idle_sink(call)
         layer, position = _describe(call, long, lengths[i], crosses="cross" in part)
         layers.append(layer)
         positions.append(position)
@@ -382,8 +239,11 @@ def _compare(
             errors += [
                 _rebuilt(call, layer, position, s, n_queries, n_keys, kind) - want for kind in ("float32", storage)
             ]
+            asks = _asks(call, s, n_queries, n_keys)
             for kept, error in zip((captured, recomputed, stored), errors, strict=True):
-                kept[i] = np.maximum(kept[i], error.abs().max().item())  # keeps nan, as max() would not
+                kept[i] = np.maximum(
+                    kept[i], error.abs().masked_fill(~asks, 0).max().item()
+                )  # keeps nan, as max() would not
     tolerance = TOLERANCE.get(str(calls[0].query.dtype), 1e-4)
     if not (captured.max() <= tolerance and recomputed.max() <= tolerance):  # written so that nan is refused too
         worst = calls[int(np.argmax(recomputed))]
@@ -397,9 +257,7 @@ def _compare(
         layers=tuple(layers),
         captured_error=float(captured.max()),
         recomputed_error=float(recomputed.max()),
-        stored_error=float(
-            np.nan_to_num(stored.max(), nan=1.0)
-        ),  # nan where a float16 overflows, which is refused later
+        stored_error=float(np.nan_to_num(stored.max(), nan=1.0)),  # nan where float16 overflows, refused later
         tolerance=tolerance,
         n_sequences=len(lengths[0]),
         n_tokens=int(sum(n for n, _ in lengths[0])),
@@ -407,6 +265,23 @@ def _compare(
         against="output_attentions" if is_reported else "softmax",
         positions=tuple(positions),
     )
+
+
+def _without_idle_sink(call: AttentionCall) -> AttentionCall:
+    """Drop a sink that takes nothing from attention: some models scale what comes out of it instead."""
+    if call.sink is None or bool((call.attention.float().sum(dim=-1) < 1 - 1e-5).any()):
+        return call
+    return replace(call, sink=None)
+
+
+def _asks(call: AttentionCall, sequence: int, n_queries: int, n_keys: int) -> Tensor:
+    """Return which query tokens may attend to anything: (head or 1, query token, 1); the others' attention is no one's."""
+    import torch
+
+    added = masks.added(call, sequence, n_queries, n_keys)
+    if added is None:
+        return torch.ones(1, n_queries, 1, dtype=torch.bool)
+    return torch.from_numpy(np.isfinite(added).any(axis=-1, keepdims=True))
 
 
 def lengths_of(batch: Batch, call: AttentionCall, part: str) -> list[tuple[int, int]]:
@@ -436,7 +311,7 @@ def _describe(
     n_heads, n_kv_heads, d_head = call.query.shape[1], call.key.shape[1], call.query.shape[3]
     softcap = None if call.softcap is None else float(call.softcap)
     spec = LayerSpec(call.module, n_heads, n_kv_heads, d_head, call.scale, causal=False, softcap=softcap)
-    spec = replace(spec, has_sink=call.sink is not None, crosses=crosses)
+    spec = replace(spec, has_sink=call.sink is not None, crosses=crosses or n_queries != n_keys)
     several = [(call, s, *sizes) for s, sizes in enumerate(lengths)]
     if long is not call:
         several.insert(0, (long, 0, n_queries, n_keys))

@@ -12,7 +12,7 @@ import torch
 from conftest import MakeCheckpoint
 from test_capture import DEBERTA, GEMMA, T5, padded, t5_encoder, tiny
 
-from qkspace import capture, masks, rotation, selfcheck
+from qkspace import capture, masks, observe, rotation, selfcheck
 from qkspace.capture import forward, listening
 from qkspace.model import load
 from qkspace.position import attend, attend_heads
@@ -125,7 +125,8 @@ def forgotten_rotation(patch: pytest.MonkeyPatch) -> None:
         return {**call, "query": unrotated[0], "key": unrotated[1]}
 
     own = capture.listening
-    patch.setattr(selfcheck, "listening", lambda *given, **options: own(*given, **{**options, "unrotated": True}))
+    for module in (observe, selfcheck):
+        patch.setattr(module, "listening", lambda *given, **options: own(*given, **{**options, "unrotated": True}))
     spoilt(patch, plain)
 
 
@@ -156,10 +157,10 @@ def test_a_mask_that_vanishes_on_the_interface_is_found(make_checkpoint: MakeChe
     model = load(str(make_checkpoint("llama")), device="cpu").model
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(capture, "_attend", attend_without)
-        patch.setattr(selfcheck, "ROUTES", ("interface",))
+        patch.setattr(observe, "ROUTES", ("interface",))
         with pytest.raises(QKSpaceError, match=r"2 of the 2 attentions that it reports were not seen"):
             check(model, BATCH, LONG)
-        patch.setattr(selfcheck, "ROUTES", ("interface", "inline"))
+        patch.setattr(observe, "ROUTES", ("interface", "inline"))
         assert check(model, BATCH, LONG).route == "inline"
 
 

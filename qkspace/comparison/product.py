@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from qkspace.capture import AttentionCall, forward, listening
 from qkspace.schema import LayerSpec
-from qkspace.selfcheck import TOLERANCE
+from qkspace.observe import TOLERANCE
 from qkspace.weights import input_device
 
 if TYPE_CHECKING:
