@@ -127,6 +127,7 @@ def forgotten_rotation(patch: pytest.MonkeyPatch) -> None:
     own = capture.listening
     for module in (observe, selfcheck):
         patch.setattr(module, "listening", lambda *given, **options: own(*given, **{**options, "unrotated": True}))
+    patch.setattr(observe, "ROUTES", ("interface",))
     spoilt(patch, plain)
 
 
