@@ -40,6 +40,7 @@ DRIFT_CAPTION = (
     "All of it: --json"
 )
 DRIFT_ROWS = 20
+TOP_POSITION = 5  # heads that are named
 VERDICTS = (("good", 0.7, 0.5), ("fair", 0.4, 0.25))  # from which recall1 and recall1_content a map is called so
 
 
@@ -62,14 +63,17 @@ def as_json(index: Index) -> dict[str, Any]:
 def summary(index: Index) -> list[str]:
     """Say in a few lines what the index is of, how it was checked and what became of the corpus."""
     corpus, check, model = index.manifest["corpus"], index.manifest["check"], index.manifest["model"]
+    kind = {"image": "images", "audio": "sounds"}.get(index.manifest.get("modality", "text"), "sequences")
+    part = check.get("part", "self")
     lines = [
         (
             f"Model    {index.model_name} ({model['class']}, {model['n_parameters']:,} parameters): "
             f"{index.n_layers} layers x {index.n_heads} heads, d_head {index.d_head}"
+            + ("" if part == "self" else f"; its {part} attention")
         ),
         (
-            f"Corpus   {corpus['n_sequences']:,} sequences read, {corpus['n_tokens']:,} tokens; stored "
-            f"{corpus['n_tokens_stored']:,} tokens of {corpus['n_sequences_stored']:,} sequences"
+            f"Corpus   {corpus['n_sequences']:,} {kind} read, {corpus['n_tokens']:,} tokens; stored "
+            f"{corpus['n_tokens_stored']:,} tokens of {corpus['n_sequences_stored']:,} {kind}"
         ),
         (
             f"Check    attention recomputed from query and key differs from the model's own by at most "
@@ -77,17 +81,35 @@ def summary(index: Index) -> list[str]:
             f"from {index.manifest['made_from']['storage']} storage by {check['stored_error']:.1g}"
         ),
     ]
-    limit = corpus["max_length"]
+    limit = corpus.get("max_length")
     for count, what in (
         (corpus["n_empty"], "without a token were left out"),
         (corpus["n_split"], f"longer than {limit} tokens were split into windows"),
         (corpus["n_cut"], f"longer than {limit} tokens were cut ({corpus['n_tokens_dropped']:,} tokens dropped)"),
     ):
         if count:
-            lines.append(f"         {count:,} sequences {what}")
+            lines.append(f"         {count:,} {kind} {what}")
     for name, stored in corpus["renamed"].items():
         lines.append(f"         column {name!r} of the corpus is stored as {stored!r}")
-    return lines
+    return lines + position_lines(index)
+
+
+def position_lines(index: Index) -> list[str]:
+    """Say how much of attention is decided by position, on average and in the heads where it is most; [] if not measured."""
+    table = index.head_table()
+    if "position_share" not in table:
+        return []
+    measured = table.dropna(subset="position_share").sort_values("position_share", ascending=False, kind="stable")
+    top = ", ".join(
+        f"L{layer}H{head} {share:.0%}"
+        for layer, head, share in measured[["layer", "head", "position_share"]]
+        .head(TOP_POSITION)
+        .itertuples(index=False)
+    )
+    is_position = index.has_unrotated or any(layer.position is not None for layer in index.layers)
+    where = "is decided by position and not by content" if is_position else "is due to soft caps and sinks"
+    mean, n = measured["position_share"].mean(), len(measured)
+    return [f"Position {mean:.0%} of attention {where}, on average over {n} heads; most in {top}"]
 
 
 def score_rows(index: Index, method: str, dims: int, *, intervals: bool = False) -> tuple[list[str], list[list[str]]]:

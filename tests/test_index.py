@@ -77,7 +77,7 @@ def test_the_head_table_has_every_head_with_its_statistics_and_scores(index: Ind
     expected = [(layer, head) for layer in range(index.n_layers) for head in range(index.n_heads)]
     assert list(zip(table["layer"], table["head"], strict=True)) == expected
     scores = [f"{method}{dims}_{name}" for method, dims in index.maps for name in Scores.__dataclass_fields__]
-    assert set(table) == {"layer", "head", *STATISTICS, *scores}
+    assert set(table) == {"layer", "head", *STATISTICS, *scores} - {"position_share"}
     row = table.set_index(["layer", "head"]).loc[(1, 3)]
     for method, dims in index.maps:
         found = index.head(1, 3).projection(method, dims).scores

@@ -126,7 +126,7 @@ def _words_as_units(base: Index, tuned: Index) -> Units:
     found = _pairs(base, tuned)
     pairs = found[_have_same_window(base, tuned, found)]
     if not len(pairs):
-        lengths = " and ".join(f"{index.manifest['corpus']['max_length']:,}" for index in (base, tuned))
+        lengths = " and ".join(f"{index.manifest['corpus'].get('max_length', 0):,}" for index in (base, tuned))
         raise QKSpaceError(
             f"{base.root} and {tuned.root}: all {len(found):,} sequences that are in both are windows of long texts that end "
             f"at different words (--max-length is {lengths}). Build both with a --max-length that holds whole texts, or over "
@@ -187,7 +187,7 @@ def _edges(index: Index) -> tuple[IntArray, IntArray, BoolArray]:
     changes = np.flatnonzero(np.diff(places, prepend=-1, append=len(lengths)))  # where a sequence starts, and the end
     begin[places[changes[:-1]]] = index.tokens["start"].to_numpy()[rows[changes[:-1]]]
     end[places[changes[:-1]]] = index.tokens["end"].to_numpy()[rows[changes[1:] - 1]]
-    return begin, end, lengths < index.manifest["corpus"]["max_length"]
+    return begin, end, lengths < index.manifest["corpus"].get("max_length", np.inf)
 
 
 def _common_words(base: Index, tuned: Index, pairs: IntArray) -> _Words:
