@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qkspace.align import KINDS, kind_of_tokens, surface_of_tokens, word_of_tokens, words_of
-from qkspace.capture import AttentionCall, Route, forward, listening
+from qkspace.capture import AttentionCall, Route, cropped, forward, listening
 from qkspace.extract import bytes_per_token
 from qkspace.index import Index
 from qkspace.masks import added, observed_mask, read_mask
@@ -229,7 +229,8 @@ class LiveModel:
         def take(call: AttentionCall) -> None:
             number = self._layer_of.get(call.index)
             if number is not None:
-                taken.append(_take(call, self._layers[number]))
+                fits = call.query.shape[2] == len(encoded.ids)  # some models fill their last window themselves
+                taken.append(_take(call if fits else cropped(call, len(encoded.ids)), self._layers[number]))
 
         with listening(self._model, take, route=self._route):
             forward(self._model, batch, self._runner)
