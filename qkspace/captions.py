@@ -38,6 +38,13 @@ def scores_words(view: View) -> str:
     )
 
 
+def content_words(view: View) -> str:
+    """Say what distance shows where a layer adds to its attention what depends on position; else nothing."""
+    if view.head.spec.position is None or view.reason:
+        return ""
+    return " Distance shows the content part of attention alone; what position adds to it is not on the map."
+
+
 def of_100(share: float) -> str:
     """Return how many of 100; nobody is told 100, or 0, where it is not so."""
     if 0 < share < 0.005:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from bokeh.palettes import Cividis256
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, ListedColormap, to_rgba
+from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap, to_rgba
 
 from qkspace.app.colours import LINK_COLOUR, Legend
 from qkspace.drawing import Sheet, visible
@@ -31,7 +31,8 @@ def _parts(
         for i, (name, colour, count) in enumerate(what.entries)
     ]
     if what.continuous:
-        named = [("scale", "", f"{what.low} or less", f"{what.high} or more")]
+        ends = (what.low, what.high) if what.scale else (f"{what.low} or less", f"{what.high} or more")
+        named = [("scale", " ".join(what.scale), *ends)]
     yield ("" if plain else f"Colour: {visible(what.title)}"), named
     if markers:
         yield "", [("o", "muted", "query: what a token looks for", ""), ("D", "muted", "key: what a token offers", "")]
@@ -85,7 +86,8 @@ def _draw_entry(sheet: Sheet, axes: Axes, corner: tuple[float, float], at: float
     sign, colour, words, number = entry
     x, y = corner
     if sign == "scale":
-        draw_scale(sheet, x, y + at + 0.03, width, ListedColormap(Cividis256))
+        steps = LinearSegmentedColormap.from_list("", colour.split()) if colour else ListedColormap(Cividis256)
+        draw_scale(sheet, x, y + at + 0.03, width, steps)
         sheet.text(x, y + at + ROW, words)
         sheet.text(x + width, y + at + ROW, number, ha="right")
         return at + 2 * ROW

@@ -189,9 +189,10 @@ def _legend(what: Legend, *, markers: bool) -> str:
     """Explain colours and markers."""
     rows = [f"<b>{'Colour: ' if markers else ''}{escape(visible(what.title))}</b>"]
     if what.continuous:
-        steps = ", ".join(Cividis256[i] for i in range(0, 256, 15))
+        steps = ", ".join(what.scale or (Cividis256[i] for i in range(0, 256, 15)))
         rows.append(f'<i style="width:100%;background:linear-gradient(90deg, {steps})"></i>')
-        rows.append(f"{escape(what.low)} or less<span>{escape(what.high)} or more</span>")
+        less, more = ("", "") if what.scale else (" or less", " or more")
+        rows.append(f"{escape(what.low)}{less}<span>{escape(what.high)}{more}</span>")
     for i, (name, colour, count) in enumerate(what.entries):
         sign = "" if markers else "D" if i else "o"
         number = "" if count < 0 else f"<span>{count:,}</span>"

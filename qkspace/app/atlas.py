@@ -18,10 +18,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from qkspace import store
-from qkspace.app.colours import colour_tokens
+from qkspace.app.colours import colour_of_share, colour_tokens
 from qkspace.app.language import strings
 from qkspace.app.raster import KEY, NOWHERE, QUERY, Extent, Image, Places, paint, quantise
-from qkspace.app.select import NORM, Shown, colouring
+from qkspace.app.select import NORM, OF_A_HEAD, Shown, colouring
 from qkspace.app.state import Language, State
 from qkspace.report import verdict
 from qkspace.schema import BoolArray, FloatArray, IntArray, QKSpaceError
@@ -297,7 +297,7 @@ class _Look:
         self.rows = np.concatenate([places.rows, self.extra])
         self.strong = None if strong is None else np.tile(strong, 2)
         self.kind = np.repeat(np.asarray([QUERY, KEY], dtype=np.uint8), len(self.rows))
-        if state.colour != NORM:
+        if state.colour not in OF_A_HEAD:
             colours = colouring(shown, state)
             self.colour = np.concatenate([colours.query[self.rows], colours.key[self.rows]])
 
@@ -310,13 +310,16 @@ class _Look:
             place = _read_places(self.shown, self.state.method, *self.heads[i], self.extra)
             more = quantise(place[..., 0], place[..., 1], Extent(*self.places.extent[i].tolist()))
             x, y = np.concatenate([x, more.x], axis=1), np.concatenate([y, more.y], axis=1)
-        colour = _norm_colours(self, i) if self.state.colour == NORM else self.colour
+        colour = _head_colours(self, i) if self.state.colour in OF_A_HEAD else self.colour
         alpha = UNBELIEVED if self.dim[i] else 1.0
         return paint(Places(x.ravel(), y.ravel()), colour, self.kind, cell_px, cell_px, strong=self.strong, alpha=alpha)
 
 
-def _norm_colours(look: _Look, i: int) -> NDArray[np.uint32]:
-    """Colour the points of one head by the length of their vectors: queries, then keys."""
+def _head_colours(look: _Look, i: int) -> NDArray[np.uint32]:
+    """Colour the points of one head, queries and then keys, by the length of their vectors or all alike by its share."""
+    if look.state.colour != NORM:
+        share = look.shown.position_share(*look.heads[i])
+        return np.full(2 * len(look.rows), colour_of_share(share, look.state.theme), dtype=np.uint32)
     norms = _sample_norms(look.shown, look.n_tokens)[i]
     if len(look.extra):
         norms = np.concatenate([norms, _read_norms(look.shown, *look.heads[i], look.extra)], axis=1)

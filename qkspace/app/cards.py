@@ -14,6 +14,8 @@ from bokeh.models import Button, ColumnDataSource, Div, InlineStyleSheet
 
 from qkspace.app import figures, lists, select, words
 from qkspace.app.colours import QUERY_KEY
+from qkspace.app.image_words import patch_card
+from qkspace.app.pictures import album_of
 from qkspace.app.select import Scene, Shown
 from qkspace.app.state import State
 from qkspace.app.style import CARD_CSS, PANEL, WIDGET_CSS
@@ -21,6 +23,7 @@ from qkspace.search import sequence_list
 
 Change = Callable[..., None]
 SEQUENCES = 12  # listed at once
+IMAGES = 20  # likewise
 
 
 def _card(**options: Any) -> Div:
@@ -60,6 +63,9 @@ class Navigator:
         self.legend.text = words.legend(
             scene.colours.legend, markers=state.colour != QUERY_KEY, hidden=state.hidden, language=state.language
         )
+        if scene.shown.modality == "image" and state.page == "map":
+            note = words.plain(state.language, "legend_frames")
+            self.legend.text = self.legend.text.removesuffix("</div>") + f'<p class="small muted">{note}</p></div>'
         self.legend.visible = state.page in ("map", "atlas")
 
     def paint(self, theme: str) -> None:
@@ -81,7 +87,11 @@ class Cards:
         """Say what the state asks for."""
         state = scene.state
         self.head.text = words.head_card(scene.shown, state)
-        self.token.text = words.token_card(scene.shown, state)
+        album = album_of(scene.shown.index)
+        token = words.token_card(scene.shown, state) if album is None else patch_card(scene.shown, album, state)
+        self.token.text = token
+        if album is not None:  # whose picture is what was asked for
+            self.token.styles = {"order": "0" if state.selected is None else "-1"}
         self.region.text = lists.region_card(scene.shown, state)
         self.region.visible = bool(state.region) and state.page == "map"
         self.hits.text = lists.hits_card(scene)
@@ -95,12 +105,13 @@ class Sequences:
         """Make an empty list and its two buttons."""
         self.index, self.language = shown.index, state.language
         self.start, self.scene = 0, None
+        self.count = SEQUENCES if shown.modality == "text" else IMAGES
         self.card = _card(name="sequences")
         common: dict[str, Any] = {"stylesheets": [InlineStyleSheet(css=WIDGET_CSS)], "width": 40, "margin": 0}
         self.back = Button(label="\u2039", name="sequences_back", **common)
         self.on = Button(label="\u203a", name="sequences_on", **common)
-        self.back.on_click(lambda _event: self._go(-SEQUENCES))
-        self.on.on_click(lambda _event: self._go(SEQUENCES))
+        self.back.on_click(lambda _event: self._go(-self.count))
+        self.on.on_click(lambda _event: self._go(self.count))
         buttons = row(self.back, self.on, styles={"gap": "6px"}, margin=0)
         self.root = column(self.card, buttons, sizing_mode="stretch_width", styles={**PANEL, "flex": "none"}, margin=0)
 
@@ -121,7 +132,7 @@ class Sequences:
     scene: Scene | None
 
     def _fill(self, scene: Scene) -> None:
-        table = sequence_list(self.index, scene.hits, start=self.start, count=SEQUENCES)
+        table = sequence_list(self.index, scene.hits, start=self.start, count=self.count)
         total = len(self.index.sequences) if scene.hits is None else len(scene.hits.sequences)
         self.card.text = lists.sequences_card(table, scene, self.start, total)
-        self.back.disabled, self.on.disabled = self.start == 0, self.start + SEQUENCES >= total
+        self.back.disabled, self.on.disabled = self.start == 0, self.start + self.count >= total

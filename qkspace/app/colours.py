@@ -40,6 +40,7 @@ CATEGORIES = (
     "#6699CC",
 )
 DARK_CATEGORIES = ("#8F85E8", *CATEGORIES[1:3], "#4CB36B", *CATEGORIES[4:7], "#D65C8F", *CATEGORIES[8:])
+HUE_VALUE = {"light": 0.86, "dark": 0.95}  # brightness of the colours of hues
 RARE, NONE = "*rare*", "*none*"  # the legend's entries of what has no colour of its own, and of what has no value
 MAX_CATEGORIES = 200  # a column of more kinds than that (sentence ids, words) says nothing by colour
 
@@ -48,7 +49,9 @@ MAX_CATEGORIES = 200  # a column of more kinds than that (sentence ids, words) s
 class Legend:
     """What colours mean: entries (name, colour, tokens) of a categorical column, or the ends of a continuous one.
 
-    Title and names are in the visitor's language. kinds: what the entries are in every language, as `State.hidden` has it.
+    Title and names are in the visitor's language. scale: colours along a continuous one, where they are not the usual ones.
+    note: what the values are, where the title does not say it all. kinds: what the entries are in every language, as
+    `State.hidden` has it.
     """
 
     title: str
@@ -56,6 +59,8 @@ class Legend:
     low: str = ""
     high: str = ""
     kinds: tuple[str, ...] = ()
+    scale: tuple[str, ...] = ()
+    note: str = ""
 
     @property
     def continuous(self) -> bool:
@@ -72,9 +77,9 @@ class Colouring:
     legend: Legend
 
 
-def colourable(tokens: pd.DataFrame) -> list[str]:
+def colourable(tokens: pd.DataFrame, own: Sequence[str] = ("kind", "position")) -> list[str]:
     """Return the columns of the token table whose values say something by colour, ours first."""
-    own = ["kind", "position"]
+    own = [name for name in own if name in tokens]
     skip = {"sequence", "token", "token_id", "text", "word", "word_text", "start", "end", "is_special", *own}
     return own + [name for name in tokens.columns if name not in skip and _has_kinds(tokens[name])]
 
@@ -115,6 +120,26 @@ def _continuous(name: str, values: NDArray[np.floating[Any]], theme: str) -> Col
     step = np.where(np.isnan(values), 256, np.clip(np.nan_to_num(share), 0, 1) * 255).astype(int)
     colours = palette[step]
     return Colouring(colours, colours, Legend(name, (), _short(low), _short(high)))
+
+
+def colour_hues(name: str, degrees: NDArray[np.floating[Any]], theme: str) -> Colouring:
+    """Colour each token by a hue (degrees, nan where there is none) in that hue itself, so that 359 is beside 0."""
+    from matplotlib.colors import hsv_to_rgb
+
+    wheel = np.stack([np.arange(361) / 360, np.full(361, 0.78), np.full(361, HUE_VALUE[theme])], axis=1)
+    red, green, blue = np.rint(255 * hsv_to_rgb(wheel)).astype(np.uint32).T
+    palette = np.append((red << 24) | (green << 16) | (blue << 8), pack([MISSING[theme]]))
+    step = np.where(np.isnan(degrees), 361, np.rint(np.nan_to_num(degrees) % 360)).astype(int)
+    colours = palette[step].astype(np.uint32)
+    scale = tuple(f"#{palette[i] >> 8:06X}" for i in range(0, 361, 30))
+    return Colouring(colours, colours, Legend(name, (), "0°", "360°", scale=scale))
+
+
+def colour_of_share(share: float, theme: str) -> np.uint32:
+    """Return the colour of a share of a whole, 0 to 1 along the scale; that of what has no value where it is nan."""
+    return np.uint32(
+        pack([MISSING[theme] if np.isnan(share) else Cividis256[round(255 * min(max(share, 0.0), 1.0))]])[0]
+    )
 
 
 def _short(value: float) -> str:

@@ -270,7 +270,10 @@ def corners(pair: Pair, name: SideName) -> FloatArray:
 def colour_choices(comparison: Comparison, language: Language = "en") -> list[tuple[str, str]]:
     """Return what points can be coloured by, with what the page calls it."""
     own = [(name, say(language, f"compare_colour_{name}")) for name in (DRIFT, RECEIVED)]
-    return [*own, *(choice for choice in shown_of(comparison).colour_labels(language) if choice[0] != select.NORM)]
+    return [
+        *own,
+        *(choice for choice in shown_of(comparison).colour_labels(language) if choice[0] not in select.OF_A_HEAD),
+    ]
 
 
 def colouring(comparison: Comparison, state: CompareState, pair: Pair) -> Colouring:
@@ -280,7 +283,7 @@ def colouring(comparison: Comparison, state: CompareState, pair: Pair) -> Colour
     if state.colour == RECEIVED:
         return _by_received(comparison, state, pair)
     shown = shown_of(comparison)
-    known = state.colour in shown.colour_choices and state.colour != select.NORM
+    known = state.colour in shown.colour_choices and state.colour not in select.OF_A_HEAD
     asked = State(colour=state.colour if known else QUERY_KEY, theme=state.theme, language=state.language)
     whole, rows = select.colouring(shown, asked), pair.units.row["base"]
     return Colouring(whole.query[rows], whole.key[rows], whole.legend)

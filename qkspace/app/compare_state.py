@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from qkspace.app import address
 from qkspace.app.address import MAX_TEXT, Arguments
 from qkspace.app.drift import measures
+from qkspace.app.language import LANGUAGES
 from qkspace.app.select import shown_of
 from qkspace.app.state import MAX_LINKS, Language, Theme
 from qkspace.schema import IntArray
@@ -155,5 +156,5 @@ READERS: dict[str, Callable[[str, str, Comparison], Any]] = {
     "sequence": _sequence,
     "mode": address.one_of(*get_args(SentenceMode)),
     "theme": address.one_of(*get_args(Theme)),
-    "language": address.one_of(*get_args(Language)),
+    "language": address.one_of(*LANGUAGES),
 }

@@ -29,7 +29,7 @@ from bokeh.models import (
 )
 
 from qkspace.app import lists, words
-from qkspace.app.language import LANGUAGES, say
+from qkspace.app.language import LANGUAGES, say, tongue
 from qkspace.app.scripts import script
 from qkspace.app.select import Scene, Shown
 from qkspace.app.state import MAX_LINKS, Language, Page, State, Theme
@@ -97,6 +97,7 @@ class Header:
         )
         for widget in (self.text, self.pair):
             widget.on_change("value", lambda _attr, _old, _new: change(text=self.text.value, pair=self.pair.value))
+        self.text.visible = self.pair.visible = shown.modality == "text"
         self.live_clear = _clear("live_clear", sheet)
         self.live_clear.on_click(lambda _event: change(text="", pair=""))
         self.status = Div(name="status", styles={"max-width": "34%", "flex": "none"}, **said)
@@ -129,7 +130,7 @@ class Header:
         self.complain(scene.trouble)
         self.status.text = f'<span class="small muted" role="status">{escape(scene.live_says)}</span>'
         self.status.visible = bool(scene.live_says)
-        self.live_clear.visible = bool(state.text or state.pair)
+        self.live_clear.visible = bool(state.text or state.pair) and self.text.visible
 
     def complain(self, trouble: str) -> None:
         """Say on a line of its own what is wrong with what was asked for; nothing: take the line away."""
@@ -244,7 +245,7 @@ def _clear(name: str, sheet: InlineStyleSheet) -> Button:
 def visits(spoken: Language, current: str, indexes: Sequence[str]) -> list[LayoutDOM]:
     """Return drop-downs of languages and, where several are served, of indexes; choosing opens the page anew."""
     common: dict[str, Any] = {"stylesheets": [InlineStyleSheet(css=WIDGET_CSS)], "margin": 0}
-    language = Select(value=spoken, options=list(LANGUAGES.items()), width=100, name="language", **common)
+    language = Select(value=tongue(spoken), options=list(LANGUAGES.items()), width=100, name="language", **common)
     language.js_on_change("value", CustomJS(code=script("visit"), args={"name": "language"}))
     if len(indexes) < 2:
         return [language]
@@ -281,6 +282,9 @@ class Controls:
         self.by_norm = CheckboxGroup(
             labels=[t("by_norm")], active=[0] if state.by_norm else [], name="by_norm", **common
         )
+        self.patches = RadioButtonGroup(
+            labels=[t("patches"), t("points")], active=0 if state.patches else 1, name="patches", **common
+        )
         self.labels = CheckboxGroup(labels=[t("labels")], active=[0] if state.labels else [], name="labels", **common)
         self.n_links = Slider(
             title=t("n_links"), start=0, end=MAX_LINKS, step=10, value=state.n_links, name="n_links", **common
@@ -306,7 +310,7 @@ class Controls:
             margin=0,
         )
         self.of_points = column(
-            self.colour, self.by_norm, self.labels, sizing_mode="stretch_width", styles=GAP, margin=0
+            self.patches, self.colour, self.by_norm, self.labels, sizing_mode="stretch_width", styles=GAP, margin=0
         )
         self.of_map = of_map
         parts = [self.pick, of_map, self.of_points, self.links, *([self.note] if self.note.text else [])]
@@ -333,6 +337,7 @@ class Controls:
         self.colour.on_change("value", lambda _attr, _old, new: self._recolour(new))
         self.by_norm.on_change("active", lambda _attr, _old, new: change(by_norm=bool(new)))
         self.whole.on_change("active", lambda _attr, _old, new: change(whole=bool(new)))
+        self.patches.on_change("active", lambda _attr, _old, new: change(patches=not new))
         self.labels.on_change("active", lambda _attr, _old, new: change(labels=bool(new)))
         self.n_links.on_change("value_throttled", lambda _attr, _old, new: change(n_links=int(new)))
         self.threshold.on_change("value_throttled", lambda _attr, _old, new: change(threshold=float(new)))
@@ -361,6 +366,8 @@ class Controls:
         self.whole.active = [0] if state.whole else []
         self.labels.active = [0] if state.labels else []
         self.by_norm.visible = self.labels.visible = state.page == "map"
+        self.patches.visible = state.page == "map" and self.shown.modality == "image"
+        self.patches.active = 0 if state.patches else 1
 
     def paint(self, theme: str) -> None:
         """Take on the colours of a theme."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from qkspace import store
 from qkspace.app import select
 from qkspace.app.language import say
+from qkspace.app.pictures import album_of, place_words
 from qkspace.app.raster import KEY, QUERY, Extent, Image, paint, quantise
 from qkspace.app.select import KINDS, Scene, Shown
 from qkspace.app.state import Kind, State
@@ -245,7 +246,9 @@ def told(shown: Shown, state: State, kind: Kind, row: int) -> dict[str, str]:
     """Return what a tooltip says of a point: token, the sentence before and after it, where it stands, and partners."""
     tokens, span = shown.index.tokens, shown.sequence_rows(row)
     position, start, end = (int(tokens[name].iloc[row]) for name in ("position", "start", "end"))
-    sentence = str(shown.index.sequences["text"].iloc[int(shown.sequence_number[row])])
+    place = int(shown.sequence_number[row])
+    album = album_of(shown.index)
+    sentence = str(shown.index.sequences["text"].iloc[place]) if album is None else f" \u00b7 {album.caption(place)}"
     before = after = ""
     if start >= 0:
         before = ("\u2026" if start > CONTEXT else "") + sentence[max(0, start - CONTEXT) : start]
@@ -257,6 +260,7 @@ def told(shown: Shown, state: State, kind: Kind, row: int) -> dict[str, str]:
     ]
     sentence_of = "tooltip_attends" if kind == "query" else "tooltip_attended"
     values = {"kind": say(state.language, kind), "head": shown.head(state).name, "i": position + 1}
+    values["at"] = "" if album is None else place_words(album, position, state.language)
     return {
         "token": str(tokens["text"].iloc[row]),
         "before": before,

@@ -24,15 +24,17 @@ from qkspace.app.address import Arguments, arguments_of
 from qkspace.app.cards import Cards, Navigator, Sequences
 from qkspace.app.controls import Controls, Header, help_dialog
 from qkspace.app.help import help_html, tour_steps
-from qkspace.app.language import say, strings
+from qkspace.app.language import say, spoken, strings
 from qkspace.app.loop import held
 from qkspace.app.page import StatefulPage, found_by
+from qkspace.app.pictures import album_of
 from qkspace.app.scripts import script
 from qkspace.app.select import Scene, Shown, shown_of
 from qkspace.app.state import Page, State, from_address, to_address
 from qkspace.app.style import TOUR_CSS, root_css, variables_css
 from qkspace.app.views.atlas import AtlasView
 from qkspace.app.views.head import HeadView
+from qkspace.app.views.image import ImageView
 from qkspace.app.views.map import MapView
 from qkspace.app.views.sentence import SentenceView
 from qkspace.index import Index
@@ -108,6 +110,7 @@ def _first(shown: Shown, chosen: dict[str, Any]) -> State:
     if "layer" not in chosen and "head" not in chosen:
         chosen["layer"], chosen["head"] = shown.most_faithful()
     first = State(**{"method": shown.methods[0], **chosen})
+    first = replace(first, language=spoken(first.language, shown.modality))
     shown.index.head(first.layer, first.head)  # refuses what is not there
     return first
 
@@ -268,7 +271,8 @@ class _Page(StatefulPage):
 
     def _live(self) -> None:
         """Let the model read the sentence that the state asks for, if it has not, in a thread of its own."""
-        asked = (self.state.text.strip(), self.state.pair.strip())
+        is_read = self.shown.modality == "text"  # images are not typed
+        asked = (self.state.text.strip(), self.state.pair.strip()) if is_read else ("", "")
         if asked == self.live.asked:
             return
         self.live = Reading(asked)
@@ -310,7 +314,9 @@ class _Page(StatefulPage):
             if page == "map":
                 self.views[page] = MapView(self.shown, self.state, self.change, self.place)
             else:
-                make = {"atlas": AtlasView, "sentence": SentenceView, "head": HeadView}[page]
+                album = album_of(self.index)
+                of_sequence = SentenceView if album is None else partial(ImageView, album=album)
+                make: Callable[..., Any] = {"atlas": AtlasView, "sentence": of_sequence, "head": HeadView}[page]
                 self.views[page] = make(self.shown, self.state, self.change)
                 if page == "sentence":
                     self.draw_sentence = self.views[page].wire(self.root, self.place)

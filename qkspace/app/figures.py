@@ -29,12 +29,16 @@ from bokeh.palettes import Cividis256
 from bokeh.plotting import figure
 
 from qkspace.app.colours import KEY_COLOUR, LINK_COLOUR, QUERY_COLOUR
+from qkspace.app.figures_pictures import PICTURE_TOOLTIP, add_pictures, picture_args
 from qkspace.app.language import say, strings
 from qkspace.app.scripts import script
 from qkspace.app.state import Language
 from qkspace.app.style import FONT, THEMES, TOOLBAR_CSS
 
-STILL = ("frame", "near", "tokens", "sentences", "place", "raster", "mouse", "drawn")  # sources of what does not turn
+STILL = (
+    *("frame", "near", "tokens", "sentences", "place", "raster", "mouse", "drawn"),
+    *("sprites", "own_sprite", "grid", "look", "tapped"),
+)  # sources of what does not turn
 CLICK_PIXELS = 9  # how far from a point a click, or the mouse for a tooltip, may be
 TOOLS = {  # what the page calls them
     PanTool: "pan_tip",
@@ -59,13 +63,14 @@ TOOLTIP = f"""
 NEAR_JS = """
 // Find the point nearest to the mouse, as a click would (select.nearest), and keep it in `near` for the tooltip.
 const radius = pixels * Math.abs(plot.x_range.end - plot.x_range.start) / plot.inner_width
+const mouse = pictures ? under(pictures, plot, cb_obj) : cb_obj
 let best = {kind: null, index: -1}
 const seek = (own) => {
   let least = radius * radius
   for (const [kind, points, picked] of [["query", query, own_query], ["key", key, own_key]]) {
     const {x, y} = own ? picked.data : points.data
     for (let i = 0; i < x.length; i++) {
-      const d = (x[i] - cb_obj.x) ** 2 + (y[i] - cb_obj.y) ** 2
+      const d = (x[i] - mouse.x) ** 2 + (y[i] - mouse.y) ** 2
       if (d < least) {
         least = d
         best = {kind, index: own ? points.data.row.indexOf(picked.data.row[i]) : i}
@@ -81,6 +86,7 @@ if (best.index < 0) {
 } else if (was.kind[0] != best.kind || was.index[0] != best.index) {
   const points = (best.kind == "query" ? query : key).data
   near.data = {x: [points.x[best.index]], y: [points.y[best.index]], kind: [best.kind], index: [best.index]}
+  if (pictures) near.data.picture = [marked(grid, sprites, points.row[best.index])]
 }
 """
 TOOLTIP_JS = """
@@ -100,7 +106,8 @@ if (format == "before" || format == "after") {
 }
 const fill = (sentence, values) => sentence.replace(/\\{(\\w+)\\}/g, (_, name) => values[name])
 if (format == "where") {
-  return fill(say.where, {kind: say[kind], head: place.data.name[0], i: t.position[row] + 1, n: t.length[row]})
+  const at = say.places?.[t.position[row]]
+  return fill(say.where, {kind: say[kind], head: place.data.name[0], i: t.position[row] + 1, n: t.length[row], at})
 }
 const named = []
 for (let k = 0; k < 3; k++) {
@@ -119,7 +126,7 @@ def map_figure(sources: dict[str, ColumnDataSource], theme: str, n_points: int, 
     clicked token's sequence), "links" and "own" (x0, y0, x1, y1, alpha, width), "labels" (x, y, text, colour), "picked"
     (x, y), and for tooltips "near" (x, y, kind, index), "tokens", "sentences" and "place". Of a large index also "raster"
     (image, x, y, dw, dh), which stands for the points where they are many, and "mouse" (x, y), from which the server
-    finds "near" (x, y, and what the tooltip says).
+    finds "near" (x, y, and what the tooltip says). Of images also those of `figures_pictures`.
     """
     plot = figure(
         sizing_mode="stretch_both",
@@ -142,6 +149,8 @@ def map_figure(sources: dict[str, ColumnDataSource], theme: str, n_points: int, 
         plot.image_rgba("image", "x", "y", "dw", "dh", source=sources["raster"], name="raster")
     frame = plot.scatter("x", "y", source=sources["frame"], size=0.1, alpha=0, name="frame")
     _add_points(plot, sources, theme, small=n_points > 8_000)
+    if "pictures" in sources:
+        add_pictures(plot, sources)
     plot.add_tools(_turning(plot, sources))
     _write(plot, "labels", sources["labels"], text_color="colour")
     _write(plot, "names", sources["names"], text_font_size="11px", background_fill_alpha=0.6, padding=1)
@@ -268,17 +277,18 @@ def _add_tooltips(plot: figure, sources: dict[str, ColumnDataSource]) -> None:
     """Show a tooltip for the point nearest to the mouse: the one that a click there would choose."""
     names = ("query", "key", "own_query", "own_key", "near")
     points = {name: sources[name] for name in names}
-    seek = CustomJS(code=NEAR_JS, args={**points, "plot": plot, "pixels": CLICK_PIXELS})
+    of_pictures, library = picture_args(sources), script("patches") if "pictures" in sources else ""
+    seek = CustomJS(code=library + NEAR_JS, args={**points, **of_pictures, "plot": plot, "pixels": CLICK_PIXELS})
     if "mouse" in sources:
         args = {"near": sources["near"], "mouse": sources["mouse"], "plot": plot, "pixels": CLICK_PIXELS}
-        seek = CustomJS(code=script("rest"), args=args)
+        seek = CustomJS(code=library + script("rest"), args=args | of_pictures)
     plot.js_on_event(MouseMove, seek)
     target = plot.scatter("x", "y", source=sources["near"], size=2 * CLICK_PIXELS + 2, alpha=0, name="near")
     texts = {name: sources[name] for name in ("tokens", "sentences", "place")}
     plot.add_tools(
         HoverTool(
             renderers=[target],
-            tooltips=TOOLTIP,
+            tooltips=TOOLTIP.replace("<div", PICTURE_TOOLTIP, 1) if library else TOOLTIP,
             formatters={"@index": CustomJSHover(code=TOOLTIP_JS, args={**points, **texts})},
             point_policy="snap_to_data",
             visible=False,
@@ -334,7 +344,9 @@ def speak(plot: figure, language: Language) -> None:
             "query": "query",
             "key": "key",
         }
-        words = {name: strings(language)[sentence] for name, sentence in names.items()}
+        words: dict[str, Any] = {name: strings(language)[sentence] for name, sentence in names.items()}
+        if any(each.name == "pictures" for each in plot.renderers):
+            words["places"] = renderer(plot, "pictures").data_source.tags[1]
         formatter = hover.formatters["@index"]
         formatter.args = {**formatter.args, "say": words}
     if plot.name == "heads":

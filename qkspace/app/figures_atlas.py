@@ -253,6 +253,7 @@ def _words(row: pd.Series[Any], mapped: bool, language: Language) -> dict[str, s
     attends = [said(f"stat_{name}", ".0%") for name in sorted(shares, key=lambda name: -shares[name])]
     word = f"verdict_{row['verdict'].replace(' ', '_')}" if mapped else "badge_no_map"
     rest = [said("stat_attention_distance", ".1f"), said("stat_entropy", ".2f"), said("stat_entropy_uniform", ".2f")]
+    rest.append(said("stat_position_share", ".0%"))
     return {
         "title": say(language, "layer_head", layer=row["layer"], head=row["head"]),
         "says": say(language, word),

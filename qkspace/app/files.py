@@ -14,6 +14,7 @@ import numpy as np
 
 from qkspace.app import select
 from qkspace.app.language import say
+from qkspace.app.pictures import album_of
 from qkspace.app.select import Scene
 from qkspace.app.state import Kind
 from qkspace.schema import IntArray, QKSpaceError
@@ -96,6 +97,7 @@ def _write_picture(path: Path, scene: Scene) -> None:
     """Draw the view that is open; the page about a head has its map, and so has a page of HTML of the atlas."""
     from qkspace import picture
     from qkspace.attention_view import index_attention_view, live_attention_view
+    from qkspace.image_picture import image_picture
     from qkspace.map_html import map_html
 
     state, index = scene.state, scene.shown.index
@@ -110,7 +112,12 @@ def _write_picture(path: Path, scene: Scene) -> None:
         live_attention_view(scene.live, layer=state.layer, heads=[state.head], theme=state.theme).save(path)
     elif state.page == "sentence":
         sequence = select.sequence_of(scene.shown, state)
-        if is_html:
+        if (album := album_of(index)) is not None and not is_html:
+            side, row = state.selected or ("query", None)
+            token = None if row is None else album.place_of(row)[1]
+            which: dict[str, Any] = {"token": token, "side": side, "theme": state.theme}
+            picture.save(image_picture(index, sequence, state.layer, [state.head], **which), path)
+        elif is_html:
             index_attention_view(index, sequence, layer=state.layer, heads=[state.head], theme=state.theme).save(path)
         else:
             drawn = picture.sentence_picture(

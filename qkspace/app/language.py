@@ -1,8 +1,9 @@
 """Language: every sentence of the page, in the visitor's language.
 
 In: the name of a sentence and what is to be filled in. Out: the sentence. The sentences are in `strings/`, one file a
-language, under the same names. A name ending in `_tip` is what a control says of itself when one points at it, one ending
-in `_html` holds markup, and those beginning with `view_` are the attention viewer's own.
+language, under the same names. Where the tokens are no words but patches of an image, `Language` says so ("en+image"), and
+the sentence called NAME_image stands for NAME, if there is one. A name ending in `_tip` is what a control says of itself
+when one points at it, one ending in `_html` holds markup, and those beginning with `view_` or `image_` are the viewers' own.
 """
 
 from __future__ import annotations
@@ -11,20 +12,33 @@ import json
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from qkspace.app.state import Language
 
 LANGUAGES: dict[Language, str] = {"en": "English", "ja": "日本語"}
+MODALITIES = ("image",)  # of which a page speaks otherwise than of texts
 
 
-@lru_cache(maxsize=len(LANGUAGES))
+def tongue(language: Language) -> str:
+    """Return the language itself, whatever it speaks of."""
+    return language.partition("+")[0]
+
+
+def spoken(language: Language, modality: str) -> Language:
+    """Return a language as it speaks of the tokens of a modality ("text", "image", ...)."""
+    return cast("Language", f"{tongue(language)}+{modality}" if modality in MODALITIES else tongue(language))
+
+
+@lru_cache(maxsize=len(LANGUAGES) * (1 + len(MODALITIES)))
 def strings(language: Language) -> Mapping[str, str]:
     """Return all sentences of a language by name."""
-    text = files("qkspace.app").joinpath("strings", f"{language}.json").read_text(encoding="utf-8")
+    name, _, modality = language.partition("+")
+    text = files("qkspace.app").joinpath("strings", f"{name}.json").read_text(encoding="utf-8")
     found: dict[str, str] = json.loads(text)
-    return found
+    end = f"_{modality}"
+    return found | {each.removesuffix(end): found[each] for each in found if modality and each.endswith(end)}
 
 
 def say(language: Language, name: str, /, **values: Any) -> str:

@@ -12,8 +12,10 @@ from urllib.parse import urlencode
 
 import pandas as pd
 
+from qkspace.app import image_words
 from qkspace.app.language import say
-from qkspace.app.select import KINDS, Scene, Shown, region_rows
+from qkspace.app.pictures import album_of
+from qkspace.app.select import KINDS, Scene, Shown, region_rows, sequence_of
 from qkspace.app.state import Language, State
 from qkspace.app.words import plain
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 60  # of a selection that are listed; the file has them all
 MAX_TEXTS = 12  # that are commonest, with their counts
+MAX_IMAGES = 8  # with hits, beside the map
 CHIP_TEXT = 24  # characters of a token that is counted
 SHOWN_TEXT = 90  # characters of a sequence in the list
 
@@ -65,6 +68,12 @@ def region_card(shown: Shown, state: State) -> str:
     text, number = shown.index.tokens["text"], shown.index.tokens["sequence"]
     both = pd.concat([text.iloc[rows[kind]].astype(str) for kind in KINDS]).value_counts().head(MAX_TEXTS)
     common = " ".join(_chip(name, count) for name, count in both.items())
+    if (album := album_of(shown.index)) is not None:
+        patches = image_words.patches_of(album, rows, state, 4 * MAX_ROWS)
+        return (
+            f'<div class="card"><div class="between"><h2>{plain(language, "region")}</h2>{clear}</div><p>{title}</p>'
+            f'<div class="scroll">{patches}</div></div>'
+        )
     lines = []
     for kind in KINDS:
         for row in rows[kind][: MAX_ROWS // 2]:
@@ -89,6 +98,12 @@ def hits_card(scene: Scene) -> str:
     name = "hits_in_one" if hits.n == 1 else "hits_in_one_sequence" if len(hits.sequences) == 1 else "hits_in"
     count = say(language, name, n=hits.n, n_sequences=len(hits.sequences))
     link = f'<button class="link" {go(page="sentence")}>{plain(language, "hits_list")}</button>'
+    if (album := album_of(scene.shown.index)) is not None:
+        return (
+            f'<div class="card"><div class="between"><h2>{plain(language, "hits_card")}</h2>'
+            f"{'' if scene.state.page == 'sentence' else link}</div><p>{escape(count)}</p>"
+            f"{image_words.thumbnails(hits.sequences.head(MAX_IMAGES), album, scene.state, -1, with_hits=True)}</div>"
+        )
     texts = hits.texts.head(MAX_TEXTS)
     chips = " ".join(_chip(text, n) for text, n in zip(texts["text"], texts["hits"], strict=True))
     return (
@@ -107,6 +122,12 @@ def sequences_card(table: pd.DataFrame, scene: Scene, start: int, total: int) ->
     """List sequences, with their hits where there is a search."""
     language = scene.state.language
     title = plain(language, "sequences_title" if scene.hits is None else "sequences_hits")
+    last = min(start + len(table), total)
+    place = f"{start + 1 if total else 0:,} - {last:,} / {total:,}"
+    head = f'<div class="between"><h2>{title}</h2><span class="small muted">{place}</span></div>'
+    if (album := album_of(scene.shown.index)) is not None:
+        chosen = sequence_of(scene.shown, scene.state)
+        return head + image_words.thumbnails(table, album, scene.state, chosen, with_hits=scene.hits is not None)
     lines = []
     for each in table.to_dict("records"):
         body = str(each["text"])
@@ -114,7 +135,4 @@ def sequences_card(table: pd.DataFrame, scene: Scene, start: int, total: int) ->
         hits = f'<span class="chip">{each["hits"]}</span> ' if scene.hits is not None else ""
         goes = go(sequence=each["sequence"], selected="", text="", pair="")
         lines.append(f'<li><button class="link" {goes}>{hits}{escape(body) or "&middot;"}</button></li>')
-    last = min(start + len(table), total)
-    place = f"{start + 1 if total else 0:,} - {last:,} / {total:,}"
-    head = f'<div class="between"><h2>{title}</h2><span class="small muted">{place}</span></div>'
     return f'{head}<ul class="plain">{"".join(lines)}</ul>'

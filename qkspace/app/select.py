@@ -16,8 +16,20 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from qkspace import store
-from qkspace.app.colours import QUERY_KEY, Colouring, Legend, colour_tokens, colourable, hidden_kinds
+from qkspace.app.colours import (
+    OTHER,
+    QUERY_KEY,
+    Colouring,
+    Legend,
+    colour_hues,
+    colour_of_share,
+    colour_tokens,
+    colourable,
+    hidden_kinds,
+    pack,
+)
 from qkspace.app.language import say
+from qkspace.app.pictures import album_of, mean_colours
 from qkspace.app.state import Kind, Language, State
 from qkspace.index import Head, Index, View
 from qkspace.report import verdict
@@ -39,6 +51,10 @@ LARGER = 1.6  # size of what is picked out, 1 being that of the rest
 N_TOP = 3  # partners of a point that its tooltip lists
 LINKED_BY = ("layer", "head", "n_links", "threshold", "special", "itself", "first")  # parts of a state
 FREQUENCY, NORM, MOD5, SEQUENCE = "how often the token occurs", "length of the vector", "position mod 5", "sequence"
+SHARE = "decided by position"
+OF_A_HEAD = (NORM, SHARE)  # colours that each head has of its own
+PATCH = "colour of the patch"
+IMAGE_COLUMNS = ("row", "column", "hue", "saturation", "brightness", "position", "kind")  # of the patches of images
 COLOUR_NAMES = {  # the names of what the page calls them
     QUERY_KEY: "colour_query_key",
     "kind": "colour_kind",
@@ -46,7 +62,9 @@ COLOUR_NAMES = {  # the names of what the page calls them
     MOD5: "colour_mod5",
     SEQUENCE: "colour_sequence",
     NORM: "colour_norm",
+    SHARE: "stat_position_share",
     FREQUENCY: "colour_frequency",
+    PATCH: "colour_patch",
 }
 
 
@@ -98,6 +116,7 @@ class Shown:
             chosen[order] = np.cumsum(lengths[order]) <= max_tokens
             chosen[order[0]] = True  # something, also where one sequence is longer than that
             self.is_shown = np.repeat(chosen, lengths)
+        self.modality = str(index.manifest.get("modality", "text"))  # what the tokens are of
         self.is_large = index.n_tokens > MAX_TOKENS  # its map shows all tokens, as an image where they are many
         self.rows = np.flatnonzero(self.is_shown)
         self.sequence_number = np.repeat(np.arange(len(lengths)), lengths)  # of each row, as in index.sequences
@@ -110,11 +129,25 @@ class Shown:
     @cached_property
     def colour_choices(self) -> list[str]:
         """What points can be coloured by."""
-        return [QUERY_KEY, *colourable(self.index.tokens), MOD5, SEQUENCE, NORM, FREQUENCY]
+        share = [SHARE] if "position_share" in self.head_table else []
+        if self.modality == "image":
+            columns = colourable(self.index.tokens, IMAGE_COLUMNS)
+            known = [
+                name for name in columns if name not in ("red", "green", "blue")
+            ]  # which are the patch's own colour
+            return [QUERY_KEY, PATCH, *known, SEQUENCE, NORM, *share]
+        return [QUERY_KEY, *colourable(self.index.tokens), MOD5, SEQUENCE, NORM, FREQUENCY, *share]
+
+    def position_share(self, layer: int, head: int) -> float:
+        """Return the share of a head's attention that position decides; nan where it was not measured."""
+        table = self.head_table
+        if "position_share" not in table:
+            return float("nan")
+        return float(table.loc[(table["layer"] == layer) & (table["head"] == head), "position_share"].iloc[0])
 
     def colour_labels(self, language: Language = "en") -> list[tuple[str, str]]:
         """Return the choices of colour with what the page calls them."""
-        return [(choice, colour_name(choice, language)) for choice in self.colour_choices]
+        return [(choice, colour_name(choice, language, self.modality)) for choice in self.colour_choices]
 
     @cached_property
     def frequency(self) -> pd.Series[Any]:
@@ -265,7 +298,7 @@ def strongest_queries(top_key: IntArray, top_attention: FloatArray) -> tuple[Int
 
 def colouring(shown: Shown, state: State) -> Colouring:
     """Return the colour of every row of the index, and the legend."""
-    layer, head = (state.layer, state.head) if state.colour == NORM else (0, 0)
+    layer, head = (state.layer, state.head) if state.colour in OF_A_HEAD else (0, 0)
     asked = State(colour=state.colour, theme=state.theme, language=state.language, layer=layer, head=head)
     return _colouring(shown, asked)
 
@@ -287,9 +320,40 @@ def _colouring(shown: Shown, state: State) -> Colouring:
         colours = colour_tokens(say(state.language, "legend_norm"), both, state.theme)
         n = shown.index.n_tokens
         return Colouring(colours.query[:n], colours.key[n:], colours.legend)
+    title = _title(shown, state)
+    if state.colour == SHARE:
+        colour = colour_of_share(shown.position_share(state.layer, state.head), state.theme)
+        all_alike = np.full(shown.index.n_tokens, colour, dtype=np.uint32)
+        note = say(state.language, "legend_position_share")
+        return Colouring(all_alike, all_alike, Legend(title, (), "0 %", "100 %", note=note))
+    if shown.modality == "image" and state.colour == "hue":
+        return colour_hues(title, shown.index.tokens["hue"].to_numpy(dtype=np.float64, na_value=np.nan), state.theme)
+    if shown.modality == "image" and state.colour == PATCH:
+        return _own_colours(shown, state, title)
     colours = colour_tokens(state.colour, colour_values(shown, state), state.theme, state.language)
-    title = colour_name(state.colour, state.language) if state.colour in COLOUR_NAMES else state.colour
     return replace(colours, legend=replace(colours.legend, title=title))
+
+
+def _title(shown: Shown, state: State) -> str:
+    """Return what the legend calls what points are coloured by."""
+    is_ours = state.colour in COLOUR_NAMES or (shown.modality == "image" and state.colour in IMAGE_COLUMNS)
+    return colour_name(state.colour, state.language, shown.modality) if is_ours else state.colour
+
+
+def _own_colours(shown: Shown, state: State, title: str) -> Colouring:
+    """Colour patches of images as they are on average; the legend shows the mean of all."""
+    album, special = album_of(shown.index), shown.index.tokens["is_special"].to_numpy(dtype=bool)
+    assert album is not None  # of an index of images alone
+    colours = mean_colours(album)
+    colours[special] = pack([OTHER[state.theme]])[0]
+    mean = shown.index.tokens[["red", "green", "blue"]].mean().round().astype(int)
+    named = (
+        (say(state.language, "legend_patch"), "#{:02X}{:02X}{:02X}".format(*mean), int((~special).sum())),
+        (say(state.language, "kind_special"), OTHER[state.theme], int(special.sum())),
+    )
+    kinds = ("patch", "special")
+    some = 2 if special.any() else 1
+    return Colouring(colours, colours, Legend(title, named[:some], kinds=kinds[:some]))
 
 
 @lru_cache(maxsize=4)
@@ -304,8 +368,10 @@ def vector_norms(shown: Shown, layer: int, head: int) -> dict[Kind, FloatArray]:
     return norms
 
 
-def colour_name(choice: str, language: Language) -> str:
+def colour_name(choice: str, language: Language, modality: str = "text") -> str:
     """Return what the page calls a choice of colour."""
+    if modality == "image" and choice in IMAGE_COLUMNS:
+        return say(language, f"colour_{choice}")
     if choice in COLOUR_NAMES:
         return say(language, COLOUR_NAMES[choice])
     return say(language, "colour_of_corpus", column=choice)
@@ -321,6 +387,8 @@ def colour_values(shown: Shown, state: State) -> pd.Series[Any]:
         return (shown.index.tokens["position"] % 5).astype("string")
     if state.colour == SEQUENCE:
         return pd.Series(shown.sequence_number % 10).astype("string")
+    if state.colour == PATCH and shown.modality == "image":
+        return shown.index.tokens["kind"]
     if state.colour not in shown.colour_choices:
         raise QKSpaceError(f"No column {state.colour!r} to colour by; there are {', '.join(shown.colour_choices)}.")
     return shown.index.tokens[state.colour]
@@ -374,7 +442,7 @@ def hidden_points(shown: Shown, state: State, kind: Kind) -> NDArray[np.bool_]:
     """Return which points of a kind the legend hides: (token)."""
     if state.colour == QUERY_KEY:
         return np.full(shown.index.n_tokens, kind in state.hidden)
-    if state.colour in (NORM, FREQUENCY):
+    if state.colour in (*OF_A_HEAD, FREQUENCY):
         return np.zeros(shown.index.n_tokens, dtype=bool)
     return _hidden_tokens(shown, State(colour=state.colour, hidden=state.hidden))
 
@@ -556,6 +624,17 @@ def sequence_points(shown: Shown, state: State, pixel: float) -> Chosen:
         label_text=[texts[i] for i in free],
         label_kind=[kinds[i] for i in free],
     )
+
+
+def first_partners(shown: Shown, state: State) -> list[tuple[Kind, int]]:
+    """Return the clicked point and the partners it is linked to most: kind and row of each; none where nothing is clicked."""
+    if state.selected is None:
+        return []
+    kind, row = state.selected
+    other: Kind = "key" if kind == "query" else "query"
+    attention, start = selected_attention(shown, state), shown.sequence_rows(row).start
+    partners = [i for i in np.argsort(-attention, kind="stable")[:N_LABELS] if attention[i] >= LEAST_SHOWN]
+    return [(kind, row), *((other, start + int(i)) for i in partners)]
 
 
 def sequence_of(shown: Shown, state: State) -> int:

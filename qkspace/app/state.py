@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from qkspace.app import address
 from qkspace.app.address import MAX_TEXT, Arguments
 from qkspace.app.colours import QUERY_KEY
+from qkspace.app.language import LANGUAGES, spoken, tongue
 from qkspace.schema import QKSpaceError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["query", "key"]
 Theme = Literal["light", "dark"]
-Language = Literal["en", "ja"]
+Language = Literal["en", "ja", "en+image", "ja+image"]  # and of what it speaks (`qkspace.app.language`)
 Page = Literal["map", "atlas", "sentence", "head"]
 MAX_CORNERS = 60  # of a selected region
 MAX_LINKS = 1_000  # that are drawn of all sequences
@@ -32,13 +33,14 @@ class State:
 
     page: which view is open. method, dims: the map; yaw, pitch: from where a map in space is seen, in degrees.
     colour: what points are coloured by; hidden: kinds of it that are faded; by_norm: whether points are as large as their
-    vectors are long; labels: whether some tokens are named. n_links strongest pairs of at least `threshold` attention are
-    linked; special, itself, first: whether links may touch special tokens, join a token to itself, or touch the first token
-    of a sequence; whole: whether a click links its whole sequence. selected: kind ("query" or "key") and row of the clicked
-    point. region: corners (x, y) of what was lassoed on the map. sequence: which one the sentence view shows, where no token
-    is clicked. search: what is searched for (`qkspace.search`). order, least: by which score or statistic the atlas is
-    sorted (lowest first after a "-"), and from which value on a head is shown. text, pair: the live sentence, and what it is
-    paired with.
+    vectors are long; labels: whether some tokens are named. Of images, patches: whether the map draws patches as pictures;
+    flow: whether the strongest arrow of every patch is drawn on an image. n_links strongest pairs of at least `threshold`
+    attention are linked; special, itself, first: whether links may touch special tokens, join a token to itself, or touch the
+    first token of a sequence; whole: whether a click links its whole sequence. selected: kind ("query" or "key") and row of
+    the clicked point. region: corners (x, y) of what was lassoed on the map. sequence: which one the sentence view shows,
+    where no token is clicked. search: what is searched for (`qkspace.search`). order, least: by which score or statistic the
+    atlas is sorted (lowest first after a "-"), and from which value on a head is shown. text, pair: the live sentence, and
+    what it is paired with.
     """
 
     page: Page = "map"
@@ -51,6 +53,8 @@ class State:
     colour: str = QUERY_KEY
     by_norm: bool = False
     labels: bool = True
+    patches: bool = True
+    flow: bool = False
     n_links: int = 100
     threshold: float = 0.1
     special: bool = False
@@ -81,6 +85,8 @@ def to_address(state: State, first: State) -> dict[str, str]:
     words = {
         name: address.written(value) for name, value in said.items() if name in always or value != getattr(first, name)
     }
+    if "language" in words:
+        words["language"] = tongue(state.language)
     words = {name: text for name, text in words.items() if len(text) <= MAX_TEXT}
     if state.selected is not None:
         words["selected"] = f"{state.selected[0]}-{state.selected[1]}"
@@ -98,6 +104,7 @@ def from_address(arguments: Arguments, first: State, shown: Shown) -> State:
         QKSpaceError: it asks for what is not there.
     """
     state = replace(first, **address.read_all(arguments, READERS, shown))
+    state = replace(state, language=spoken(state.language, shown.modality))
     shown.index.head(state.layer, state.head)  # refuses what is not there
     if (state.method, state.dims) not in shown.index.maps:
         maps = ", ".join(f"{method} in {dims}-D" for method, dims in shown.index.maps)
@@ -180,6 +187,8 @@ READERS: dict[str, Callable[[str, str, Shown], Any]] = {
     "colour": _colour,
     "by_norm": address.yes,
     "labels": address.yes,
+    "patches": address.yes,
+    "flow": address.yes,
     "n_links": _links,
     "threshold": _share,
     "special": address.yes,
@@ -196,5 +205,5 @@ READERS: dict[str, Callable[[str, str, Shown], Any]] = {
     "text": address.short,
     "pair": address.short,
     "theme": address.one_of(*get_args(Theme)),
-    "language": address.one_of(*get_args(Language)),
+    "language": address.one_of(*LANGUAGES),
 }

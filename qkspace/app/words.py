@@ -16,7 +16,9 @@ import numpy as np
 from bokeh.palettes import Cividis256
 
 from qkspace.app.colours import KEY_COLOUR, QUERY_COLOUR, Legend
+from qkspace.app.image_words import place_rows
 from qkspace.app.language import say, strings
+from qkspace.app.pictures import album_of
 from qkspace.app.select import LEAST_SHOWN, Shown, selected_attention
 from qkspace.app.state import Language, State
 from qkspace.report import verdict
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from qkspace.fidelity import Scores
-    from qkspace.index import Index, View
+    from qkspace.index import Head, Index, View
     from qkspace.normalise import Gauge
 
 SENTENCE_TOKENS = 160  # shown of the clicked token's sequence, around it
@@ -38,6 +40,7 @@ STATISTICS = (  # of a head, as its card lists them
     "attention_to_self",
     "attention_distance",
 )
+NOT_OF_IMAGES = ("attention_to_first", "attention_distance")  # [CLS] is the first; patches lie in two directions
 SCORES = (  # of a map, as its card lists them
     "recall1",
     "recall3",
@@ -108,16 +111,29 @@ def head_card(shown: Shown, state: State, *, opened: bool = False) -> str:
         f'<tr><td class="name">{explained(language, f"stat_{column}")}</td>'
         f'<td class="number">{_statistic(language, row, column)}</td></tr>'
         for column in STATISTICS
+        if not (shown.modality == "image" and column in NOT_OF_IMAGES)
     )
+    if (album := album_of(shown.index)) is not None:
+        statistics += place_rows(shown, album, state)
     title = plain(language, "layer_head", layer=state.layer, head=state.head)
     return (
         f'<div class="card"><div class="between"><span class="title">{title}</span>'
         f"{_badge(language, view.scores, view.reason)}</div>"
         f'<div style="margin-top:8px">{kv}{_trust(language, view, float(row["attention_to_special"]))}</div>'
         f'<h2 style="margin-top:10px">{plain(language, "what_the_head_does")}</h2><table>{statistics}</table>'
-        f'<p class="small muted">{plain(language, "statistics_overlap")}</p>'
+        f'<p class="small muted">{plain(language, "statistics_overlap")}</p>{_by_position(language, head, row)}'
         f"{'' if view.reason else _placing(language, view, opened)}</div>"
     )
+
+
+def _by_position(language: Language, head: Head, row: pd.Series) -> str:
+    """Say how much of a head's attention position decides, where that was measured; pointing at it says how."""
+    share = float(row.get("position_share", math.nan))
+    if math.isnan(share):
+        return ""
+    is_position = head.spec.position is not None or head.index.has_unrotated  # else a soft cap or a sink alone
+    says = plain(language, "position_share" if is_position else "position_share_beyond", share=f"{100 * share:.0f}")
+    return f'<p><span class="why" title="{plain(language, "stat_position_share_tip")}">{says}</span></p>'
 
 
 def verdict_of(scores: Scores | None) -> str:
@@ -140,6 +156,8 @@ def _trust(language: Language, view: View, to_special: float) -> str:
     trust = "".join(f"<p>{escape(line)}</p>" for line in in_words(scores, view.reason, language, to_special))
     if margin := margin_in_words(scores, language):
         trust += f'<p class="small muted">{escape(margin)}</p>'
+    if view.head.spec.position is not None and not view.reason:
+        trust += f"<p>{plain(language, 'map_of_content')}</p>"
     if scores is None or verdict_of(scores) != "poor":
         return trust
     name = "not_to_believe" if verdict(scores.recall1, math.nan) == "poor" else "not_to_believe_words"
@@ -309,11 +327,14 @@ def legend(what: Legend, *, markers: bool, hidden: Sequence[str] = (), language:
     """
     title = f"<h2>{plain(language, 'legend_title', title=what.title)}</h2>"
     if what.continuous:
+        low, high = plain(language, "legend_low", value=what.low), plain(language, "legend_high", value=what.high)
+        if what.scale:  # which goes round
+            low, high = escape(what.low), escape(what.high)
         body = (
-            f'<div class="scale" style="background:linear-gradient(90deg, {SCALE})"></div>'
-            f'<div class="between small muted"><span>{plain(language, "legend_low", value=what.low)}</span>'
-            f"<span>{plain(language, 'legend_high', value=what.high)}</span></div>"
+            f'<div class="scale" style="background:linear-gradient(90deg, {", ".join(what.scale) or SCALE})"></div>'
+            f'<div class="between small muted"><span>{low}</span><span>{high}</span></div>'
         )
+        body += f'<p class="small">{escape(what.note)}</p>' if what.note else ""
     else:
         tip = plain(language, "hidden_tip")
         entries = "".join(

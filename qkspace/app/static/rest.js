@@ -1,5 +1,5 @@
 // Of a large index the server finds the point under the mouse: tell it where the mouse rests, and drop what it has left.
-const {x, y} = cb_obj
+const {x, y} = pictures ? under(pictures, plot, cb_obj) : cb_obj
 const radius = pixels * Math.abs(plot.x_range.end - plot.x_range.start) / plot.inner_width
 const was = near.data
 if (was.x.length && Math.hypot(was.x[0] - x, was.y[0] - y) > radius) {

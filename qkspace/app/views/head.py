@@ -15,10 +15,11 @@ from bokeh.layouts import column, row
 from bokeh.models import Div, InlineStyleSheet
 
 from qkspace import behaviour
-from qkspace.app import words
+from qkspace.app import image_words, words
 from qkspace.app.language import say
 from qkspace.app.lists import go
 from qkspace.app.loop import beside
+from qkspace.app.pictures import Album, album_of
 from qkspace.app.select import Scene, Shown
 from qkspace.app.state import State
 from qkspace.app.style import CARD_CSS
@@ -28,6 +29,7 @@ from qkspace.schema import QKSpaceError
 MEASURED = ("attended", "typical", "extreme", "near")  # cards that take more than a moment
 TOP = 15  # tokens that are listed
 EXAMPLES = 4  # sequences of a kind that are listed
+PLACES = 6  # of images that are listed
 NEAREST = 10
 MIN_TOKENS = 5  # of a sequence that is an example: in a shorter one nothing can be seen
 LARGEST = 0.6931  # Jensen-Shannon divergence, ln 2
@@ -88,7 +90,9 @@ class HeadView:
             if name == "near":
                 return self._near(behaviour.nearest_heads(index, layer, head, top=NEAREST, language=self.language))
             if name == "attended":
-                return self._attended(behaviour.most_attended(index, layer, head, top=TOP))
+                album = album_of(index)
+                top = TOP if album is None else album.n_tokens
+                return self._attended(behaviour.most_attended(index, layer, head, top=top), album)
             find = behaviour.typical_sequences if name == "typical" else behaviour.extreme_sequences
             options = {"top": EXAMPLES, "min_tokens": MIN_TOKENS}
             return self._examples(find(index, layer, head, **options, language=self.language))
@@ -107,9 +111,17 @@ class HeadView:
         note = table.attrs.get("note")
         return f'<p class="small muted">{escape(str(note))}</p>' if note else ""
 
-    def _attended(self, table: pd.DataFrame) -> str:
+    def _attended(self, table: pd.DataFrame, album: Album | None) -> str:
         if table.empty:
             return f'<p class="muted">{self._say("nothing_here")}</p>'
+        picture = ""
+        if album is not None:
+            note = self._say("head_attended_places")
+            picture = f'{image_words.places_picture(album, table)}<p class="small muted">{note}</p>'
+            table = table.head(PLACES)
+        return picture + self._attended_rows(table)
+
+    def _attended_rows(self, table: pd.DataFrame) -> str:
         most = float(table["total"].iloc[0]) or 1.0
         rows = "".join(
             f'<tr><td class="text">{escape(str(each["text"]))}</td>{_bar(each["total"] / most, "key")}'
@@ -123,7 +135,10 @@ class HeadView:
         for each in table.to_dict("records"):
             said = f'<div class="small muted">{escape(each["words"])}</div>' if each["words"] else ""
             goes = go(page="sentence", selected="", sequence=each["sequence"], text="", pair="")
-            rows.append(f'<li><button class="link" {goes}>{escape(_short(each["text"]))}</button>{said}</li>')
+            name = f'<button class="link" {goes}>{escape(_short(each["text"]))}</button>{said}'
+            if (album := album_of(self.index)) is not None:
+                name = image_words.beside_thumbnail(album, album.index.place(int(each["sequence"])), name)
+            rows.append(f"<li>{name}</li>")
         return f'<ul class="plain">{"".join(rows)}</ul>{self._note(table)}'
 
     def _near(self, table: pd.DataFrame) -> str:

@@ -7,6 +7,7 @@ what is in view, or its points where they are few; the browser says where the vi
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,14 @@ from bokeh.models import ColumnDataSource, CustomAction, CustomJS
 from numpy.typing import NDArray
 
 from qkspace.app import detail, figures, labels, select
-from qkspace.app.colours import KEY_COLOUR, QUERY_COLOUR
+from qkspace.app.colours import KEY_COLOUR, QUERY_COLOUR, QUERY_KEY
+from qkspace.app.figures_pictures import picture_sources
+from qkspace.app.pictures import MOST_SPRITES, Album, album_of, marked, pixels, place_words, small
 from qkspace.app.raster import Extent
 from qkspace.app.scripts import script
 from qkspace.app.select import KINDS, Links, Scene, Shown
 from qkspace.app.state import MAX_CORNERS, Kind, State
-from qkspace.app.style import PANEL
+from qkspace.app.style import PANEL, THEMES
 from qkspace.schema import FloatArray, IntArray
 
 Change = Callable[..., None]
@@ -61,12 +64,19 @@ class MapView:
         self.tells_camera = False  # while this page, and not the visitor, turns the map
         self.size = {"inner_width": 0, "inner_height": 0}
         fixed = _large_sources() if shown.is_large else _fixed_sources(shown)
+        self.album = album_of(shown.index)
+        if self.album is not None:
+            fixed |= _picture_sources(self.album, shown, state)
         self.sources = {name: ColumnDataSource() for name in NAMES} | fixed | {"place": place}
+        self.turn = 0  # of what is sent again
         self.pixel = 0.0  # not known before the first click
         self.figure = figures.map_figure(self.sources, state.theme, 2 * len(shown.rows), language=state.language)
         if state.dims == 3:  # a drag turns it: static/drag.js, which runs once the browser is there
             self.figure.toolbar.active_drag = None
-        self.figure.on_event(Tap, self._tap)
+        if self.album is None:
+            self.figure.on_event(Tap, self._tap)
+        else:  # the browser knows which picture was clicked
+            self.sources["tapped"].on_change("data", self._tapped)
         self.figure.on_event(SelectionGeometry, self._select)
         self.sources["camera"].on_change("data", self._turned)
         drag = CustomJS(
@@ -99,7 +109,6 @@ class MapView:
         """Follow the mouse, and what of a large index is in view."""
         self.drawn_frame = FRAME
         self.renderers = {name: figures.renderer(self.figure, name) for name in ("raster", *KINDS)}
-        self.turn = 0
         drawn = CustomJS(args={"plot": self.figure}, code=script("drawn"))
         self.sources["drawn"].js_on_change("data", drawn)
         self.sources["mouse"].on_change("data", self._rested)
@@ -108,13 +117,19 @@ class MapView:
 
     def _tap(self, event: Tap) -> None:
         """Choose the point that was clicked, or nothing."""
-        if event.x is None or event.y is None:
-            return
+        if event.x is not None and event.y is not None:
+            self._choose(float(event.x), float(event.y))
+
+    def _tapped(self, _attr: str, _old: Any, new: dict[str, Any]) -> None:
+        """Choose the point whose picture was clicked, else the one that is near."""
+        self._choose(float(new["x"][0]), float(new["y"][0]))
+
+    def _choose(self, x: float, y: float) -> None:
         x_range, width = self.figure.x_range, self.figure.inner_width or 600
         self.pixel = abs(float(x_range.end) - float(x_range.start)) / width  # in units of the map
         radius = figures.CLICK_PIXELS * self.pixel
         nearest = detail.nearest if self.shown.is_large else select.nearest
-        self.change(selected=nearest(self.shown, self.state, float(event.x), float(event.y), radius))
+        self.change(selected=nearest(self.shown, self.state, x, y, radius))
 
     def _select(self, event: SelectionGeometry) -> None:
         """Take over a region that was lassoed or boxed."""
@@ -179,6 +194,8 @@ class MapView:
             words = detail.told(self.shown, self.state, kind, row)
             said = {name: [value] for name, value in zip(SAID, [*place, kind, row], strict=False)}
             said |= {name: [text] for name, text in words.items()}
+            if self.album is not None:
+                said["picture"] = [marked(self.album, row)]
         if {name: list(value) for name, value in self.sources["near"].data.items()} != said:
             self.sources["near"].data = said
 
@@ -200,6 +217,8 @@ class MapView:
         self._show_links(scene)
         self._show_selected(scene)
         self._show_live(scene)
+        if self.album is not None:
+            self._show_pictures(scene, self.album, moved=moved)
         another = last is None or any(getattr(state, name) != getattr(last, name) for name in REFITS)
         self._show_names(scene, self._whole(scene) if another else self._view_now(scene))
 
@@ -207,7 +226,8 @@ class MapView:
         """Name some of the points in view, or of those that are picked out; a chosen token's sequence has its own names."""
         state, shown = scene.state, scene.shown
         found: list[tuple[Kind, IntArray]] = []
-        if state.labels and state.selected is None and scene.live is None:
+        is_named = state.labels and (self.album is None or not state.patches)
+        if is_named and state.selected is None and scene.live is None:
             found = labels.named(scene, view, self._frame_size(), self.drawn_rows)
         solid = [shown.solid(state, kind, rows) for kind, rows in found]
         self.sources["names"].data = {
@@ -301,6 +321,8 @@ class MapView:
         """Draw the clicked token's sequence on top, ring the clicked point, and label it and its strongest partners."""
         state = scene.state
         chosen = select.sequence_points(scene.shown, state, self.pixel)
+        if self.album is not None and state.patches:  # a patch is its own name
+            chosen = _labels_without_patches(chosen)
         colours = {"query": scene.colours.query, "key": scene.colours.key}
         for kind in KINDS:
             self.sources[f"own_{kind}"].data = {
@@ -328,6 +350,34 @@ class MapView:
             "text": [*live.text, *(live.text[j] for j in live.linked)],
             "colour": hues,
             **placed(np.concatenate([live.place["query"], live.place["key"][live.linked]]), state),
+        }
+
+    def _show_pictures(self, scene: Scene, album: Album, *, moved: bool) -> None:
+        """Say which patches are drawn first, and in which colours; of a large index also where some of them lie."""
+        shown, state = scene.shown, scene.state
+        if shown.is_large:
+            packed = select.packed_colours(shown, state, scene.colours, scene.hit_rows)
+            for kind in KINDS:
+                source = self.sources[f"few_{kind}"]
+                columns = {"row": shown.rows.astype(np.int32), "colour": packed[kind]}
+                source.data = columns | placed(shown.solid(state, kind, shown.rows), state)
+            place = [] if state.selected is None else [album.place_of(state.selected[1])[0]]
+            self.sources["own_sprite"].data = {"place": place, "uri": [small(album, each) for each in place]}
+        first = select.first_partners(shown, state)
+        names = figures.renderer(self.figure, "labels").glyph
+        names.x_offset, names.y_offset = (20, -16) if state.patches else (6, -4)  # beside the picture
+        colours = THEMES[state.theme]
+        self.turn += 1
+        self.sources["look"].data = {
+            "patches": [state.patches],
+            "first_row": [[row for _, row in first]],
+            "first_kind": [[KINDS.index(kind) for kind, _ in first]],
+            "query": [QUERY_COLOUR[state.theme]],
+            "key": [KEY_COLOUR[state.theme]],
+            "ink": [colours["ink"]],
+            "ground": [colours["line"]],
+            "same": [state.colour == QUERY_KEY],
+            "turn": [self.turn],  # always another, else it would not be sent
         }
 
     def paint(self, theme: str) -> None:
@@ -413,6 +463,36 @@ def _large_sources() -> dict[str, ColumnDataSource]:
     }
 
 
+def _picture_sources(album: Album, shown: Shown, state: State) -> dict[str, ColumnDataSource]:
+    """Return what patches are drawn from: the pictures of images that are drawn, small, and how they are cut."""
+    places = np.unique(shown.sequence_number[shown.rows])[:MOST_SPRITES].tolist()
+    sources = picture_sources({"place": places, "uri": [small(album, place) for place in places]})
+    height, width = pixels(album, places[0]).shape[:2]
+    grid = {name: getattr(album, name) for name in ("rows", "columns", "n_prefix", "patch_height", "patch_width")}
+    named = [place_words(album, position, state.language) for position in range(album.n_tokens)]
+    sources["pictures"].tags = [grid | {"n": album.n_tokens, "width": width, "height": height}, named]
+    return sources
+
+
+def _labels_without_patches(chosen: select.Chosen) -> select.Chosen:
+    """Return what is chosen with the labels of the clicked token and of tokens that are no patch, such as [CLS]."""
+    kept = [i for i, text in enumerate(chosen.label_text) if i == 0 or text.startswith("[")]
+    return replace(
+        chosen,
+        label_place=chosen.label_place[kept],
+        label_text=[chosen.label_text[i] for i in kept],
+        label_kind=[chosen.label_kind[i] for i in kept],
+    )
+
+
+def _captions(shown: Shown) -> list[str]:
+    """Return what the tooltips say of each sequence: its text; of an image, what it is called."""
+    album = album_of(shown.index)
+    if album is None:
+        return shown.index.sequences["text"].astype(str).tolist()
+    return [f" \u00b7 {album.caption(place)}" for place in range(len(shown.index.sequences))]
+
+
 def _fixed_sources(shown: Shown) -> dict[str, ColumnDataSource]:
     """Return what tooltips say of tokens: sent once, the same for every head."""
     tokens, sequences = shown.index.tokens, shown.index.sequences
@@ -428,7 +508,7 @@ def _fixed_sources(shown: Shown) -> dict[str, ColumnDataSource]:
                 "length": np.repeat(lengths, lengths).astype(np.int32),
             }
         ),
-        "sentences": ColumnDataSource({"text": sequences["text"].astype(str).tolist()}),
+        "sentences": ColumnDataSource({"text": _captions(shown)}),
         "near": ColumnDataSource({"x": [], "y": [], "kind": [], "index": []}, syncable=False),  # the browser's own
         "camera": ColumnDataSource({"yaw": [0.0], "pitch": [0.0], "dims": [2]}),
     }
