@@ -23,8 +23,8 @@ from qkspace.capture import CHUNK_BYTES, Forward, forward, listening
 from qkspace.feed import Feed, Tokens
 from qkspace.gather import Gatherer, unpack_strongest
 from qkspace.memory import Room, run_halving
-from qkspace.weights import input_device
 from qkspace.schema import IntArray, LayerSpec, QKSpaceError
+from qkspace.weights import input_device
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -42,7 +42,8 @@ class Parameters:
     takes attention as the model's own code computes it, "sdpa" runs the model by a fused kernel and takes attention of the
     captured vectors. before_rope: also store queries and keys before rotary positions. target_column: what the decoder of an
     encoder-decoder reads; image_column, audio_column: the column of the images or of the sounds. generate: tokens that a
-    decoder goes on with after each text. The rest says how the corpus is read (`corpus.read`) and the model is loaded (`model.load`).
+    decoder goes on with after each text. The rest says how the corpus is read (`corpus.read`) and the model is loaded
+    (`model.load`).
     """
 
     methods: tuple[str, ...] = ("unfold", "pca")

@@ -50,7 +50,21 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2": _ROPE,
     "qwen3": {**_ROPE, "head_dim": 16},  # wider than hidden_size / heads, as in the released ones
 }
-DECODERS = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "bloom", "mpt", "gptj", "gemma2", "gpt_oss", "mixtral", "deepseek_v3", "gemma4_text")
+DECODERS = (
+    "gpt2",
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "bloom",
+    "mpt",
+    "gptj",
+    "gemma2",
+    "gpt_oss",
+    "mixtral",
+    "deepseek_v3",
+    "gemma4_text",
+)
 
 
 def _shared(*parts: str) -> Path:

@@ -15,8 +15,8 @@ from conftest import Eager
 
 import qkspace
 from qkspace import fidelity
-from qkspace.gather import STATISTICS
 from qkspace.fidelity import Scores
+from qkspace.gather import STATISTICS
 from qkspace.index import Head, Index
 from qkspace.schema import HeadSample, Positions, QKSpaceError
 

@@ -234,7 +234,8 @@ class _Run:
         from qkspace.model import load
 
         of_base = self.sources[0] if source.is_adapter else source
-        options = {k: self.options[k] for k in ("dtype", "trust_remote_code", "allow_pickle", "device_map") if k in self.options}
+        passed = ("dtype", "trust_remote_code", "allow_pickle")
+        options = {name: self.options[name] for name in passed if name in self.options}
         adapter = source.name if source.is_adapter else None
         return load(of_base.name, revision=of_base.revision, adapter=adapter, device="cpu", **options).model
 

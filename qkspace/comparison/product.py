@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qkspace.capture import AttentionCall, forward, listening
-from qkspace.schema import LayerSpec
 from qkspace.observe import TOLERANCE
+from qkspace.schema import LayerSpec
 from qkspace.weights import input_device
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ def weight_product_change(
     gain of a norm, may change with no trace here. A base whose product is 0 gives 0 where the tuned one is too, else inf.
 
     None stands for a layer with rotary positions, a position part, normalised queries or keys, projections of an unknown
-    kind, or shapes that differ between the two; so does a model that reads anything but one text. Nothing is taken on trust: both models run on a short input, and the weights that were
-    found must give the queries and keys that were captured there.
+    kind, or shapes that differ between the two; so does a model that reads anything but one text. Nothing is taken on
+    trust: both models run on a short input, and the weights that were found must give the queries and keys captured there.
     """
     base, tuned = (_projections(model, layers) for model in (base_model, tuned_model))
     return {layer: _change(one, other) for layer, (one, other) in enumerate(zip(base, tuned, strict=True))}
