@@ -22,8 +22,14 @@ WAYS = {
     "sdpa": "qkspace, --forward sdpa",
 }
 SHAPE = {
-    "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 16,
-    "num_key_value_heads": 4, "vocab_size": 2000, "max_position_embeddings": 4096, "initializer_range": 0.06,
+    "hidden_size": 512,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "vocab_size": 2000,
+    "max_position_embeddings": 4096,
+    "initializer_range": 0.06,
 }
 
 

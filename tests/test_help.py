@@ -173,7 +173,11 @@ def test_japanese_help_and_tour_hold_no_english() -> None:
 def test_the_help_names_every_key_word_and_badge() -> None:
     said, known = _text(help_html("en")), strings("en")
     for name, sentence in known.items():
-        if name.startswith(("help_", "what_is_", "badge_")) and not name.endswith(("_tip", "_image")) and "{" not in sentence:
+        if (
+            name.startswith(("help_", "what_is_", "badge_"))
+            and not name.endswith(("_tip", "_image"))
+            and "{" not in sentence
+        ):
             assert sentence in said, name
     assert known["not_importance"] in said
     assert "70 % of all tokens" in said and "40 % and 25 %" in said

@@ -25,8 +25,15 @@ PAIR = {**BATCH, "decoder_input_ids": torch.tensor([[0, 5, 6, 7, 8], [0, 9, 9, 7
 MAMBA = {"hidden_size": 16, "num_hidden_layers": 1, "state_size": 4}
 BLOOM = {"hidden_size": 32, "n_layer": 2, "n_head": 4}
 OSS = {
-    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
-    "intermediate_size": 48, "num_local_experts": 2, "num_experts_per_tok": 1, "sliding_window": 5,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 48,
+    "num_local_experts": 2,
+    "num_experts_per_tok": 1,
+    "sliding_window": 5,
 }
 
 
@@ -173,9 +180,7 @@ def test_vectors_before_rotation_are_found_not_to_be_those_of_attention(make_che
             check(model, BATCH, LONG)
 
 
-@pytest.mark.parametrize(
-    "plant", [wrong_scale, swapped_heads, dropped_mask], ids=lambda plant: plant.__name__
-)
+@pytest.mark.parametrize("plant", [wrong_scale, swapped_heads, dropped_mask], ids=lambda plant: plant.__name__)
 def test_planted_errors_are_found_inline(plant: Callable[[pytest.MonkeyPatch], None]) -> None:
     model = tiny("gptj", n_embd=32, n_layer=2, n_head=4, rotary_dim=4, n_positions=64)
     assert check(model, BATCH, LONG).route == "inline"

@@ -237,7 +237,10 @@ def test_every_kind_of_damage_is_found_and_named(name: str, index_copy: Path) ->
     ("change", "expected"),
     [
         ({"format": "zarr"}, r"manifest\.json: format is 'zarr', expected 'qkspace-index'"),
-        ({"format_version": 99}, r"manifest\.json: format version 99, this qkspace reads 1 and 2.*Build the index again"),
+        (
+            {"format_version": 99},
+            r"manifest\.json: format version 99, this qkspace reads 1 and 2.*Build the index again",
+        ),
     ],
 )
 def test_another_format_is_refused(change: dict[str, Any], expected: str, index_copy: Path) -> None:
