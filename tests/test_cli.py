@@ -161,7 +161,7 @@ def test_an_index_of_one_sequence_is_reported_without_scores(
     assert "nan" not in out
 
 
-@pytest.mark.parametrize("command", ["report", "verify", "serve", "models"])
+@pytest.mark.parametrize("command", ["report", "verify", "serve"])
 def test_a_folder_that_is_no_index_is_said(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         assert main([command, str(folder)]) == 1
