@@ -533,17 +533,18 @@ def attention_data(
     chosen = set(range(index.n_layers) if layers is None else layers)
     for number in sorted(chosen):
         index.head(number, 0)
-    rows = index.rows(sequence)
-    n = rows.stop - rows.start
-    _levels(n * n * sum(index.layers[number].n_heads for number in chosen))
-    n_source = index.n_source(index.place(sequence)) if any(layer.crosses for layer in index.layers) else None
+    asks, answers = sides(index, sequence)
+    n_weights = (asks.stop - asks.start) * (answers.stop - answers.start)
+    _levels(n_weights * sum(index.layers[number].n_heads for number in chosen))
     data: Payload = {
         "id": f"{index.root}/{sequence}",
-        "sentenceB": n_source,
-        "nSource": n_source,
+        "sentenceB": None,
+        "nSource": None,
         "levels": levels,
-        **_described(index.tokens.iloc[rows], index.layers),
+        **_described(index.tokens.iloc[asks], index.layers),
     }
+    if asks != answers:
+        data |= _crossing(index.tokens.iloc[answers], asks)
     numbers = range(index.n_layers)
     data["attention"] = [
         _attention_record(index, number, sequence, levels) if number in chosen else None for number in numbers
@@ -551,9 +552,34 @@ def attention_data(
     if thumbs:
         data["thumbs"] = [None if number in chosen else _thumbs(index, number, sequence, levels) for number in numbers]
     if vectors:
-        for name, stored in (("valueNorms", "value_norm"), ("query", "query"), ("key", "key")):
+        for name, stored, rows in (
+            ("valueNorms", "value_norm", answers),
+            ("query", "query", asks),
+            ("key", "key", answers),
+        ):
             data[name] = [_stored(index, stored, number, rows) if number in chosen else None for number in numbers]
     return data
+
+
+def sides(index: Index, sequence: int) -> tuple[slice, slice]:
+    """Return the rows of a sequence that ask and those that answer: all, or where attention crosses target and source."""
+    rows = index.rows(sequence)
+    if not any(layer.crosses for layer in index.layers):
+        return rows, rows
+    end = rows.start + (index.n_source(index.place(sequence)) or 0)
+    return slice(end, rows.stop), slice(rows.start, end)
+
+
+def _crossing(source: pd.DataFrame, asks: slice) -> Payload:
+    """Return what the view is told of the tokens of the source, which alone answer; none of those that ask is a sink."""
+    described = _described(source, ())
+    return {
+        "nSource": len(source),
+        "isSink": [False] * (asks.stop - asks.start),
+        "keyTokens": described["queryTokens"],
+        "keyIsSpecial": described["isSpecial"],
+        "keyWords": described["words"],
+    }
 
 
 def index_attention_view(
@@ -577,8 +603,8 @@ def index_attention_view(
     numbers = sorted(set(range(index.n_layers) if layers is None else layers))
     n_heads = {number: len(range(index.head(number, 0).spec.n_heads)) for number in numbers}
     _check_start(layer, heads, n_heads)
-    rows = index.rows(sequence)
-    levels = _levels((rows.stop - rows.start) ** 2 * sum(n_heads.values()))
+    asks, answers = sides(index, sequence)
+    levels = _levels((asks.stop - asks.start) * (answers.stop - answers.start) * sum(n_heads.values()))
     data = attention_data(index, sequence, layers=numbers, levels=levels)
     per_layer = ("layers", "heads", "causal", "windows", "scales", "attention", "valueNorms", "query", "key")
     data |= {name: [data[name][number] for number in numbers] for name in per_layer}
@@ -604,22 +630,27 @@ def _described(tokens: pd.DataFrame, layers: Sequence[LayerSpec]) -> Payload:
 def _attention_record(index: Index, layer: int, sequence: int, levels: int) -> dict[str, Any]:
     """Return the weights of a layer, a head at a time: (head, query, key)."""
     n_heads = index.layers[layer].n_heads
-    return _record(np.stack([quantise(index.head(layer, head).attention(sequence), levels) for head in range(n_heads)]))
+    return _record(np.stack([quantise(_weights(index, layer, head, sequence), levels) for head in range(n_heads)]))
+
+
+def _weights(index: Index, layer: int, head: int, sequence: int) -> FloatArray:
+    """Return the attention over a sequence from those tokens that ask to those that answer: (query token, key token)."""
+    asks, answers = sides(index, sequence)
+    attention, start = index.head(layer, head).attention(sequence), index.rows(sequence).start
+    return attention[asks.start - start : asks.stop - start, answers.start - start : answers.stop - start]
 
 
 def _thumbs(index: Index, layer: int, sequence: int, levels: int) -> dict[str, Any]:
     """Return the small pictures of a layer's heads, each pixel the largest weight that falls into it: (head, y, x)."""
     n_heads = index.layers[layer].n_heads
-    return _record(
-        np.stack([quantise(_pooled(index.head(layer, h).attention(sequence)), levels) for h in range(n_heads)])
-    )
+    return _record(np.stack([quantise(_pooled(_weights(index, layer, h, sequence)), levels) for h in range(n_heads)]))
 
 
 def _pooled(attention: FloatArray) -> FloatArray:
-    n = len(attention)
-    side = min(THUMB, n)
-    starts = [math.ceil(i * n / side) for i in range(side)]
-    return np.maximum.reduceat(np.maximum.reduceat(attention, starts, axis=0), starts, axis=1)
+    for axis, n in enumerate(attention.shape):
+        side = min(THUMB, n)
+        attention = np.maximum.reduceat(attention, [math.ceil(i * n / side) for i in range(side)], axis=axis)
+    return attention
 
 
 def _stored(index: Index, name: str, layer: int, rows: slice) -> dict[str, Any]:

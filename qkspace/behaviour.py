@@ -349,12 +349,18 @@ def _statistics(sequence: _Sequence, drawn: IntArray) -> FloatArray:
         entropy = -np.sum(attention * np.log(np.maximum(attention, TINY)), axis=1)
         equal = np.sum(np.abs(offset) * allowed, axis=1) / np.maximum(n_allowed, 1)
         every, choice = n_allowed > 0, n_allowed > 1
-        parts: list[tuple[FloatArray, BoolArray]] = [(entropy, every), (distance, every)]  # value, whether it counts
+        one = np.full(len(at), not sequence.layer.crosses)  # of one sequence: else distances mean nothing
+        parts: list[tuple[FloatArray, BoolArray]] = [
+            (entropy, every),
+            (distance, every & one),
+        ]  # value, whether it counts
         to_first = np.arange(n)[None, :] == 0
-        for keys in (offset == 1, offset == -1, offset == 0, special[None, :], to_first):  # as in SHARES
+        for keys in (offset == 1, offset == -1, offset == 0):  # as in SHARES
+            parts.append((np.sum(attention * keys, axis=1), np.any(allowed & keys, axis=1) & one))
+        for keys in (np.broadcast_to(special[None, :], offset.shape), to_first):
             parts.append((np.sum(attention * keys, axis=1), np.any(allowed & keys, axis=1)))
         parts.append((entropy / np.log(np.maximum(n_allowed, 2)), choice))
-        parts.append((distance / np.where(choice, equal, 1.0), choice))
+        parts.append((distance / np.where(choice, equal, 1.0), choice & one))
         sums += [float(value[counted].sum()) for value, counted in parts]
         counts += [int(counted.sum()) for _, counted in parts]
     mean: FloatArray = np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)

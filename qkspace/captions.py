@@ -15,11 +15,23 @@ from qkspace.drawing import visible
 from qkspace.index import Index, View
 from qkspace.report import verdict
 
+CALLED = {  # tokens and sequences of each modality, and those tokens that no head rests on
+    "text": ("tokens", "sequences", "ordinary words"),
+    "image": ("patches", "images", "patches alone"),
+    "audio": ("frames", "sounds", "frames without padding"),
+}
+
 
 def corpus_words(index: Index) -> str:
     """Say which corpus an index is of, and how much of it is stored."""
     names = " + ".join(PurePath(source["source"]).name for source in index.manifest["made_from"]["corpus"])
-    return f"{visible(names)} ({index.n_tokens:,} tokens of {len(index.sequences):,} sequences)"
+    token, sequence, _ = _called(index)
+    return f"{visible(names)} ({index.n_tokens:,} {token} of {len(index.sequences):,} {sequence})"
+
+
+def _called(index: Index) -> tuple[str, str, str]:
+    """Return what the tokens and sequences of an index are called, and the tokens that no head rests on."""
+    return CALLED.get(index.manifest.get("modality", "text"), CALLED["text"])
 
 
 def scores_words(view: View) -> str:
@@ -29,12 +41,14 @@ def scores_words(view: View) -> str:
         return "The map is not scored: nothing could be held out."
     word = verdict(scores.recall1, scores.recall1_content)
     content = ""
+    token, sequence, ordinary = _called(view.head.index)
     if not np.isnan(scores.recall1_content):
-        content = f", among ordinary words for {of_100(scores.recall1_content)}"
+        content = f", among {ordinary} for {of_100(scores.recall1_content)}"
     warning = ": what is near is often not what is attended to" if word == "poor" else ""
+    one = sequence.removesuffix("s")
     return (
-        f"For {of_100(scores.recall1)} of 100 tokens the nearest key of the sequence is the one it attends to most{content} "
-        f"({scores.n_queries:,} tokens of {scores.n_sequences:,} held-out sequences): a {word} map{warning}."
+        f"For {of_100(scores.recall1)} of 100 {token} the nearest key of the {one} is the one it attends to most{content} "
+        f"({scores.n_queries:,} {token} of {scores.n_sequences:,} held-out {sequence}): a {word} map{warning}."
     )
 
 

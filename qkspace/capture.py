@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
+    from qkspace.windows import Windows
+
 IMPLEMENTATION = "qkspace_capture"  # must not contain "sdpa", "flex" or "flash": transformers looks for those words
 CHUNK_BYTES = 128 << 20  # attention that is held at a time; more than that is computed some query tokens at a time
 
@@ -41,7 +43,8 @@ class AttentionCall:
     positions, where that was asked for and the model has them. The logit is `scale * query . key`, through
     `softcap * tanh(logit / softcap)` where there is a soft cap; then mask and bias are added, where there are any: a mask
     of booleans says what is allowed. `sink` (head) is one more logit, of no key. `index` counts the calls of one forward
-    pass from 0.
+    pass from 0. `windows` says how a picture was cut, where a sequence is one window of it (`qkspace.windows`); `fixed` that
+    what is added is the same for every sequence, whatever is in it.
     """
 
     index: int
@@ -56,6 +59,8 @@ class AttentionCall:
     softcap: float | None = None
     sink: Tensor | None = None
     before_rotation: tuple[Tensor, Tensor] | None = None
+    windows: Windows | None = None
+    fixed: bool = False
 
     @property
     def attention(self) -> Tensor:
@@ -71,15 +76,6 @@ class AttentionCall:
         All at once where it takes less than `CHUNK_BYTES`.
         """
         return self.chunks.rows()
-
-
-def without_attention(call: AttentionCall) -> AttentionCall:
-    """Return a call that holds on to its vectors and masks and no longer to its attention."""
-
-    def gone(rows: slice) -> tuple[None, Tensor]:
-        raise QKSpaceError(f"{call.module}: the attention of this call was not kept.")
-
-    return replace(call, chunks=_Chunks(gone, call.query.shape[2], call.query.shape[2]))
 
 
 def cropped(call: AttentionCall, n: int) -> AttentionCall:
@@ -158,10 +154,12 @@ class _Ear:
         self.names = {id(module): name for name, module in model.named_modules()}
         self.n_calls = 0
         self.unrotated = unrotated
+        self.windows_of: Callable[[str], Windows | None] = lambda module: None
 
     def tell(self, module: str, **call: Any) -> None:
         """Show one attention to the listener."""
-        self.listener(AttentionCall(index=self.n_calls, module=module, **call))
+        windows = self.windows_of(module)
+        self.listener(AttentionCall(index=self.n_calls, module=module, windows=windows, **call))
         self.n_calls += 1
 
     def tell_inline(
@@ -225,6 +223,9 @@ def listening(
             from qkspace.rotation import noting
 
             stack.enter_context(noting(model))
+        from qkspace import windows
+
+        ear.windows_of = stack.enter_context(windows.noting(model))
         if route == "interface":
             _register()
             model.set_attn_implementation(IMPLEMENTATION)

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from qkspace import masks
 from qkspace.capture import AttentionCall, cropped, weights
 from qkspace.feed import Tokens
-from qkspace.position import LayerPosition, as_pairs
+from qkspace.position import LayerPosition, allowed_alike, as_pairs
 from qkspace.schema import BoolArray, IntArray, LayerSpec, QKSpaceError
+from qkspace.windows import whole
 
 if TYPE_CHECKING:
     import torch
@@ -76,14 +77,19 @@ class Gatherer:
         last = len(rows.buffers[0]["query"]) - 1  # which takes what is not kept
         self.any_kept = bool(kept.any())
         self.kept = kept
-        self.queries = _Side(self.asking, first_row, kept, last, device)
-        self.keys = (
-            self.queries if self.answering is self.asking else _Side(self.answering, first_row, kept, last, device)
-        )
-        self.special = _bool_rows([s[side] for s, side in zip(special, self.answering, strict=True)], device)
+        self.queries = _Side(self.asking, first_row, kept, last)
+        self.keys = self.queries if self.answering is self.asking else _Side(self.answering, first_row, kept, last)
+        self._special = _bool_rows([s[side] for s, side in zip(special, self.answering, strict=True)])
         self.crosses = tokens.n_source is not None
         self.longest = int(np.argmax(self.queries.lengths))
         self.sums: list[NDArray[np.float64]] = []  # layer -> (head, statistic)
+        self._move(device)
+
+    def _move(self, device: torch.device) -> None:
+        """Have what layers share on the device of the next one: a model may be spread over several."""
+        self.device, self.special = device, self._special.to(device)
+        for side in (self.queries, self.keys):
+            side.move(device)
         self._classes: Tensor | None = None
 
     def see(self, call: AttentionCall) -> None:
@@ -91,9 +97,11 @@ class Gatherer:
         number = self._layer_of.get(call.index)
         if number is None:
             return
-        n = self.queries.inside.shape[1]
+        call, n = whole(call), self.queries.inside.shape[1]
         if n < call.query.shape[2] == call.key.shape[2]:
             call = cropped(call, n)  # the model itself fills its last window
+        if call.query.device != self.device:
+            self._move(call.query.device)
         layer, buffer = self.unit.layers[number], self.unit.buffers[number]
         self._verify(call, layer, self.unit.positions[number])
         value_norm = self._value_norm(call)  # (sequence, kv_head, key token)
@@ -122,8 +130,8 @@ class Gatherer:
         if "query_unrotated" in buffer:
             if call.before_rotation is None:
                 raise QKSpaceError(
-                    f"{call.module}: its vectors before rotary positions cannot be had, as this model does not rotate them in "
-                    "the usual place. Leave out --before-rope."
+                    f"{call.module}: there are no vectors before rotary positions: this model has none, or turns them in an "
+                    "unusual place. Leave out --before-rope."
                 )
             query, key = call.before_rotation
             kept += [("query_unrotated", query, self.queries), ("key_unrotated", key, self.keys)]
@@ -138,10 +146,14 @@ class Gatherer:
             return
         first = self.unit.first_pairs(self.sequences)
         for i in np.flatnonzero(self.kept):
-            n = int(self.queries.lengths[i])
-            added = masks.added(call, int(i), n, n)
-            given = np.zeros((1, n, n), dtype=np.float32) if added is None else added
-            flat = as_pairs(np.where(np.isfinite(given), given, 0), np.isfinite(given))
+            asking, answering = self.asking[i], self.answering[i]
+            n = max(asking.stop, answering.stop)
+            shape = asking.stop - asking.start, answering.stop - answering.start
+            added = masks.added(call, int(i), *shape)
+            given = np.zeros((1, *shape), dtype=np.float32) if added is None else added
+            padded = np.full((len(given), n, n), -np.inf, dtype=np.float32)
+            padded[:, asking, answering] = given
+            flat = as_pairs(np.where(np.isfinite(padded), padded, 0), np.isfinite(padded))
             pairs[:, first[i] : first[i] + n * n] = flat
 
     def _verify(self, call: AttentionCall, layer: LayerSpec, position: LayerPosition | None) -> None:
@@ -149,17 +161,21 @@ class Gatherer:
         n = int(self.queries.lengths[self.longest])
         if layer.position == "sequence" or layer.crosses:
             return
-        allowed = layer.allowed(n)
+        allowed = allowed_alike(layer, position, n)
         if not np.array_equal(masks.observed_mask(call, self.longest, n), allowed):
             raise QKSpaceError(f"{call.module}: its attention mask over {n} tokens is not the one seen at the check.")
         bias = None if position is None else position.of(n)
         if bias is None:
             return
         found = masks.added(call, self.longest, n, n)
+        bias = np.where(allowed, bias, 0)
         apart = np.where(allowed, (0 if found is None else found) - bias, np.nan)
         spread = np.nanmax(apart, axis=-1) - np.nanmin(apart, axis=-1)  # a constant of a row is nothing
         if spread.max() > 1e-2 + 1e-2 * float(np.ptp(bias)):
             raise QKSpaceError(f"{call.module}: what position adds over {n} tokens is not what it was at the check.")
+
+    def _position(self, call: AttentionCall) -> LayerPosition | None:
+        return self.unit.positions[self._layer_of[call.index]]
 
     def _value_norm(self, call: AttentionCall) -> Tensor:
         """Return the Euclidean length of each value: (sequence, kv_head, key token), nan where no values were seen."""
@@ -180,7 +196,8 @@ class Gatherer:
             return torch.bmm(per_token, asking).sum(dim=0)
 
         n_heads = attention.shape[1]
-        counts = _allowed_counts(call, layer, self.queries.inside, self.keys.inside, rows)
+        position = self._position(call)
+        counts = _allowed_counts(call, layer, position, self.queries.inside, self.keys.inside, rows)
         uniform = (counts.log() * self.queries.inside[:, rows]).sum()
         share = self._position_share(call, layer, attention, rows)
         columns = [
@@ -210,7 +227,7 @@ class Gatherer:
             query, key = call.query, call.key
         else:
             return None
-        allowed = _allowed(call, layer, self.keys.inside)
+        allowed = _allowed(call, layer, self._position(call), self.keys.inside, rows)
         content = weights(query, key, layer.scale, mask=allowed, rows=rows)
         apart = (attention - content).abs().sum(dim=-1)
         return (apart + (1 - attention.sum(dim=-1)).clamp_min(0)) / 2
@@ -268,9 +285,7 @@ class _Side:
     inside (sequence, token): what is no padding; rows: where each place of sequence x token goes in the unit.
     """
 
-    def __init__(
-        self, chosen: list[slice], first_row: IntArray, kept: BoolArray, last: int, device: torch.device
-    ) -> None:
+    def __init__(self, chosen: list[slice], first_row: IntArray, kept: BoolArray, last: int) -> None:
         import torch
 
         self.lengths = np.array([side.stop - side.start for side in chosen])
@@ -278,8 +293,12 @@ class _Side:
         place = np.arange(int(self.lengths.max()))[None, :]
         inside = place < self.lengths[:, None]
         rows = np.where(inside & kept[:, None], (first_row + start)[:, None] + place, last)
-        self.inside = torch.from_numpy(inside).to(device)
+        self._inside = self.inside = torch.from_numpy(inside)
         self._rows = torch.from_numpy(rows)
+
+    def move(self, device: torch.device) -> None:
+        """Have `inside` on a device."""
+        self.inside = self._inside.to(device)
 
     def rows_of(self, tokens: slice) -> Tensor:
         """Return the rows of some tokens of every sequence, sequence by sequence."""
@@ -296,14 +315,14 @@ def _sides(tokens: Tokens, sequences: IntArray, lengths: IntArray) -> tuple[list
     return asking, [slice(0, int(m)) for m in source]
 
 
-def _bool_rows(rows: list[NDArray[np.bool_]], device: torch.device) -> Tensor:
+def _bool_rows(rows: list[NDArray[np.bool_]]) -> Tensor:
     """Return rows of unlike length as one tensor, False where there is nothing."""
     import torch
 
     out = np.zeros((len(rows), max(map(len, rows))), dtype=bool)
     for i, row in enumerate(rows):
         out[i, : len(row)] = row
-    return torch.from_numpy(out).to(device)
+    return torch.from_numpy(out)
 
 
 def _entropy(attention: Tensor) -> Tensor:
@@ -311,8 +330,10 @@ def _entropy(attention: Tensor) -> Tensor:
     return attention.clamp_min(TINY).log_().mul_(attention).sum(dim=-1).neg_()
 
 
-def _allowed(call: AttentionCall, layer: LayerSpec, answering: Tensor) -> Tensor:
-    """Return who may attend to whom in every sequence: (sequence, 1 or head, query token, key token)."""
+def _allowed(
+    call: AttentionCall, layer: LayerSpec, position: LayerPosition | None, answering: Tensor, rows: slice
+) -> Tensor:
+    """Return who may attend to whom in every sequence, of some query tokens: (sequence, 1 or head, query, key token)."""
     import torch
 
     if layer.position == "sequence":
@@ -320,22 +341,29 @@ def _allowed(call: AttentionCall, layer: LayerSpec, answering: Tensor) -> Tensor
         per_sequence = [masks.added(call, s, n_queries, n_keys) for s in range(len(call.query))]
         shown = [np.zeros((1, n_queries, n_keys)) if part is None else part for part in per_sequence]
         finite = torch.from_numpy(np.isfinite(np.stack(shown))).to(answering.device)
-        return finite & answering[:, None, None, :]
+        return finite[:, :, rows] & answering[:, None, None, :]
     if layer.crosses:
-        return answering[:, None, None, :].expand(-1, 1, call.query.shape[2], -1)
-    allowed = torch.from_numpy(layer.allowed(answering.shape[1])).to(answering.device)
+        return answering[:, None, None, :].expand(-1, 1, rows.stop - rows.start, -1)
+    allowed = torch.from_numpy(allowed_alike(layer, position, answering.shape[1], rows)).to(answering.device)
     return allowed[None, None] & answering[:, None, None, :]
 
 
-def _allowed_counts(call: AttentionCall, layer: LayerSpec, asking: Tensor, answering: Tensor, rows: slice) -> Tensor:
+def _allowed_counts(
+    call: AttentionCall,
+    layer: LayerSpec,
+    position: LayerPosition | None,
+    asking: Tensor,
+    answering: Tensor,
+    rows: slice,
+) -> Tensor:
     """Return how many keys some queries may attend to: (sequence, query token), at least 1."""
     import torch
 
     if layer.position == "sequence":
-        return _allowed(call, layer, answering)[:, 0, rows].sum(dim=-1).clamp(min=1).float()
+        return _allowed(call, layer, position, answering, rows)[:, 0].sum(dim=-1).clamp(min=1).float()
     if layer.crosses:
         return answering.sum(dim=1, keepdim=True).expand(-1, rows.stop - rows.start).clamp(min=1).float()
-    allowed = torch.from_numpy(layer.allowed(asking.shape[1])[rows]).to(asking.device)
+    allowed = torch.from_numpy(allowed_alike(layer, position, asking.shape[1], rows)).to(asking.device)
     return (answering.float() @ allowed.float().T).clamp(min=1)
 
 

@@ -26,7 +26,7 @@ from qkspace.feed import Feed, TextFeed, Tokens
 from qkspace.memory import Room, run_halving
 from qkspace.pairs import BATCH, Piece, continued, pieces_of, windows_of, with_columns, without_clashes
 from qkspace.parts import is_pair
-from qkspace.reading import MAX_LENGTH, pad_id, text_sequences
+from qkspace.reading import max_length, pad_id, text_sequences
 from qkspace.schema import BoolArray, IntArray, QKSpaceError, TextSequence
 from qkspace.store import read_arrays, write_arrays
 from qkspace.tokenise import TokeniseCounts, TokenisedChunk, batches, check_options, chunk_of, special_ids
@@ -348,9 +348,7 @@ class GenerationReader:
     @property
     def max_length(self) -> int:
         """Tokens of a sequence, prompt and continuation."""
-        from qkspace.model import context_length
-
-        return self.parameters.max_length or min(context_length(self.checkpoint) or MAX_LENGTH, MAX_LENGTH)
+        return max_length(self.checkpoint, self.parameters)
 
     def facts(self) -> dict[str, Any]:
         """Return the longest sequence allowed, and how many tokens were written at most."""

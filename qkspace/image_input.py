@@ -253,6 +253,26 @@ def patch_grid(config: Any, n_tokens: int, size: tuple[int, int]) -> Grid:
     return Grid(rows, columns, height, width, prefix)
 
 
+def window_grid(rows: int, columns: int, size: tuple[int, int]) -> Grid:
+    """Return the grid of a stage of a model that attends within windows, whose tokens are patches and nothing else.
+
+    Args:
+        rows: of patches at that stage, known from a forward pass.
+        columns: of patches.
+        size: height and width of the picture.
+
+    Raises:
+        QKSpaceError: patches of one size do not fill the picture.
+    """
+    if size[0] % rows or size[1] % columns:
+        raise QKSpaceError(
+            f"This stage has {rows} x {columns} patches, which do not divide a picture of {size[0]} x {size[1]} pixels: those "
+            "at its edges reach beyond it. Choose another stage with --attention, or a size in preprocessor_config.json that "
+            "the patches divide."
+        )
+    return Grid(rows, columns, size[0] // rows, size[1] // columns)
+
+
 def _prefix(kind: str, vision: Any, n_prefix: int) -> tuple[str, ...] | None:
     """Return the names of the tokens before the patches; None where so many are not known."""
     registers = getattr(vision, "num_register_tokens", None) or 0

@@ -163,7 +163,7 @@ class Index:
         spec, i = self.layers[layer], self.place(sequence)
         n = int(self.row_starts[i + 1] - self.row_starts[i])
         allowed = spec.allowed(n, self.n_source(i))
-        if spec.position != "sequence" or (part := self.position(layer)) is None:
+        if spec.position not in ("grid", "sequence") or (part := self.position(layer)) is None:
             return allowed
         return allowed & (np.asarray(part.head(0).of(n, i)) > -np.inf)
 

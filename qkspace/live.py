@@ -10,6 +10,7 @@ on the maps of that index. Knows no page and no visitor; torch is imported when 
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -73,8 +74,9 @@ class LiveSequence:
 
     @property
     def n_bytes(self) -> int:
-        """Memory that the vectors take."""
-        return sum(array.nbytes for arrays in (self.query, self.key, self.value_norm) for array in arrays)
+        """Memory that the vectors take, and what is added to their products."""
+        added = [part.bias for part in self.positions if part is not None and part.bias is not None]
+        return sum(array.nbytes for arrays in (self.query, self.key, self.value_norm, added) for array in arrays)
 
     def vectors(self, layer: int, head: int) -> tuple[FloatArray, FloatArray]:
         """Return the queries of a head and the keys that it reads: (token, d_head) both."""
@@ -120,6 +122,8 @@ class LiveModel:
         self._tokenizer.truncation_side = "right"  # "left" would cut off the beginning
         context = context_length(checkpoint) or MAX_TOKENS
         self.max_tokens = min(context, MAX_TOKENS, MAX_BYTES // bytes_per_token(layers, 0, "float32"))
+        n_added = sum(layer.n_heads if layer.position else layer.has_sink for layer in layers)  # (token, token) each
+        self.max_tokens = min(self.max_tokens, math.isqrt(MAX_BYTES // (4 * max(n_added, 1))))
         self._special_ids = special_ids(self._tokenizer)
         # An encoder whose tokenizer puts something between two texts was trained on pairs.
         added = [self._tokenizer.num_special_tokens_to_add(pair=pair) for pair in (False, True)]

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 NOT_ALLOWED = -9e3  # a logit below this is a mask's: some models add -10,000, most the lowest number of the type
 
+FORM_TOLERANCE = {"torch.float32": 1e-4, "torch.float64": 1e-4, "torch.float16": 2e-3, "torch.bfloat16": 1e-2}
+
 
 def added(call: AttentionCall, sequence: int, n_queries: int, n_keys: int) -> FloatArray | None:
     """Return what is added to the logits of one sequence of a batch: (head or 1, query token, key token).

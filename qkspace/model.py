@@ -426,6 +426,16 @@ def context_length(checkpoint: Checkpoint) -> int | None:
     return min(limits, default=None)
 
 
+def has_position_table(model: nn.Module) -> bool:
+    """Tell whether a model looks its positions up in a table, beyond which it has none."""
+    import re
+
+    from torch import nn
+
+    named = re.compile(r"position|wpe|pos_emb")
+    return any(isinstance(module, nn.Embedding) and named.search(name) for name, module in model.named_modules())
+
+
 # ---------------------------------------------------------------------------------------------- identity
 
 

@@ -4,7 +4,8 @@ In: the captured vectors of some sequences. Out: a `Gauge` to apply to any vecto
 Knows no disk and no projection but PCA, whose picture the choice is judged by.
 
 Attention does not see an invertible A (query A^-T, key A), a scale c (query / c, key * c) nor a translation of
-the keys. The order is fixed: matrix and scale first, then translation.
+the keys. The order is fixed: matrix and scale first, then translation. A soft cap and a sink would see the constant that a
+translation adds to the logits of a query: the sample remembers it (`HeadSample.shift`).
 """
 
 from __future__ import annotations
@@ -76,8 +77,12 @@ class Gauge:
         )
 
     def apply_to(self, sample: HeadSample) -> HeadSample:
-        """Return the sample with its vectors changed."""
-        return sample.changed(*self.apply(sample.query, sample.key))
+        """Return the sample with its vectors changed, and its attention as it was."""
+        query, key = self.apply(sample.query, sample.key)
+        if sample.layer.softcap is None and not sample.layer.has_sink:
+            return sample.changed(query, key)
+        shift: Float64Array = sample.layer.scale * (query.astype(np.float64) @ self.translation)
+        return sample.changed(query, key, shift if sample.shift is None else sample.shift + shift)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return everything as named arrays without objects, to be saved by `np.savez`."""

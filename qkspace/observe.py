@@ -152,9 +152,8 @@ def _matched(calls: Sequence[AttentionCall], reported: Sequence[Tensor]) -> list
     own: list[Tensor | None] = []
     for call in calls:
         attention = call.attention.nan_to_num(0)
-        tolerance = TOLERANCE.get(str(attention.dtype), 1e-4)
         shaped = ((i, _comparable(attention, other)) for i, other in enumerate(left))
-        equal = ((i, o) for i, o in shaped if o is not None and _is_close(attention, o, tolerance))
+        equal = ((i, o) for i, o in shaped if o is not None and _is_close(attention, o))
         place, found = next(equal, (None, None))
         own.append(found)
         if place is not None:
@@ -164,7 +163,7 @@ def _matched(calls: Sequence[AttentionCall], reported: Sequence[Tensor]) -> list
 
 def _comparable(attention: Tensor, other: Tensor) -> Tensor | None:
     """Return reported attention in the shape of what was captured; None where that cannot be."""
-    other = other.nan_to_num(0)
+    other = other.nan_to_num(0).to(attention.device)  # one that is spread over devices reports all on one
     if attention.shape == other.shape:
         return other
     is_square = attention.shape[2] == attention.shape[3]
@@ -175,7 +174,9 @@ def _comparable(attention: Tensor, other: Tensor) -> Tensor | None:
     return None
 
 
-def _is_close(attention: Tensor, other: Tensor, tolerance: float) -> bool:
+def _is_close(attention: Tensor, other: Tensor) -> bool:
+    """Tell whether attention is what is reported, within the rounding of the coarser type: some report what they rounded."""
+    tolerance = max(TOLERANCE.get(str(tensor.dtype), 1e-4) for tensor in (attention, other))
     apart = (attention - other).abs().masked_fill(other.sum(dim=-1, keepdim=True) == 0, 0)  # some leave padding out
     return bool((apart <= tolerance).all())
 

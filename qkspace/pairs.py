@@ -21,7 +21,7 @@ import numpy as np
 
 from qkspace.align import words_of
 from qkspace.feed import Tokens, padded
-from qkspace.reading import MAX_LENGTH, pad_id, text_sequences
+from qkspace.reading import max_length, pad_id, text_sequences
 from qkspace.schema import BoolArray, IntArray, QKSpaceError, Scalar, TextSequence
 from qkspace.spans import find_words
 from qkspace.store import write_array
@@ -180,9 +180,7 @@ class PairReader:
     @property
     def max_length(self) -> int:
         """Tokens of a source, and of a target."""
-        from qkspace.model import context_length
-
-        return self.parameters.max_length or min(context_length(self.checkpoint) or MAX_LENGTH, MAX_LENGTH)
+        return max_length(self.checkpoint, self.parameters)
 
     @property
     def target(self) -> str:

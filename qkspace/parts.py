@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qkspace.schema import QKSpaceError
+from qkspace.windows import stages
 
 if TYPE_CHECKING:
     from torch import nn
@@ -133,7 +134,9 @@ def choices(model: PreTrainedModel) -> list[str]:
     if is_pair(model):
         return ["encoder", "decoder", "cross"]
     towers = [tower_of(model, name) for name, module in model.named_children() if _is_tower(module)]
-    return list(dict.fromkeys(tower for tower in towers if tower != "self")) or ["self"]
+    named = list(dict.fromkeys(tower for tower in towers if tower != "self"))
+    is_all = hasattr(model.config, "window_size")  # and not a backbone that other attention follows
+    return named or (stages(model) if is_all else []) or ["self"]
 
 
 def _is_tower(module: nn.Module) -> bool:

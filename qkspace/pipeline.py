@@ -36,7 +36,7 @@ from qkspace.gather import OF_ONE_SEQUENCE, STATISTICS
 from qkspace.index import Index
 from qkspace.maps import SampleRows, Wanted, make_maps, ranges, refuse_unlike
 from qkspace.model import Checkpoint, identity, load
-from qkspace.plan import Parameters, holds_the_same, refuse_other, request_of
+from qkspace.plan import Parameters, different, holds_the_same, refuse_other, request_of
 from qkspace.reading import CORPUS_CLASH, Reader, asked_modality, modality_of, part_of, reader_of
 from qkspace.schema import IntArray, LayerSpec, QKSpaceError
 from qkspace.units import UnitFiles
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 FIT_TOKENS = SCORE_TOKENS = 6_000  # a map is fitted on that many tokens of one part of the corpus, scored on another
 HELD_OUT = 0.25  # the share of sequences that no map is fitted on
 CHECK_SEQUENCES, CHECK_TOKENS = 6, 96
+STORED_ERROR = 0.03  # of a weight, from which on rounding is worth a word
 CHECK_LONG = 2  # sequences that are checked where all are longer than that
 
 
@@ -121,7 +122,7 @@ class Build:
         request = request_of(self.model, self.sources, self.parameters)
         store.sweep(self.root)
         plan = self.work / "plan.json"
-        if (self.work / "read.json").exists():  # before that nothing was finished that could be of something else
+        if (self.work / "read.json").exists() and not self._is_stale(request):
             refuse_other(store.read_json(plan), request, self.root)
             self.console.say(f"Going on with the unfinished build in {self.root}")
         else:
@@ -155,6 +156,12 @@ class Build:
         entry = {"modality": reader.modality, **reader.finish(self.work / "corpus", self.root, tokens.is_stored)}
         self._map(check.layers, tokens, fit, score)
         self._write_manifest(request, who, check, counts, {"read": tokens, "stored": stored}, entry)
+
+    def _is_stale(self, request: dict[str, Any]) -> bool:
+        """Tell whether what stands there was read for something else and came no further, so that nothing is lost with it."""
+        units = self.work / "units"
+        has_units = units.is_dir() and any(units.iterdir())
+        return not has_units and bool(different(store.read_json(self.work / "plan.json"), request))
 
     def reader(self, checkpoint: Checkpoint) -> Reader:
         """Choose how the corpus is read: by what the model reads, and which part of it is captured."""
@@ -254,6 +261,11 @@ class Build:
             f"at most {result.captured_error:.1g}, recomputed from query and key by {result.recomputed_error:.1g} "
             f"(allowed {result.tolerance:g}), from {self.parameters.storage} storage by {result.stored_error:.1g}"
         )
+        if result.stored_error > STORED_ERROR and self.parameters.storage == "float16":
+            self.console.say(
+                f"Attention from vectors stored as float16 differs from the model's own by up to {result.stored_error:.2g}: "
+                "its logits are sharp. --storage float32 keeps it exact, at twice the size."
+            )
         return result
 
     def _write_positions(self, check: Check) -> None:

@@ -138,7 +138,7 @@ def holds_the_same(root: Path, model: str, sources: list[str], parameters: Param
     except QKSpaceError:
         return False
     asked = request_of(model, sources, parameters)
-    return not _different(found, asked)
+    return not different(found, asked)
 
 
 def request_of(model: str, sources: list[str], parameters: Parameters) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def content_of(path: Path) -> str | None:
     return digest.hexdigest()
 
 
-def _different(found: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+def different(found: dict[str, Any], asked: dict[str, Any]) -> list[str]:
     """Return what differs in two requests; an index of before a parameter was made as its default has it."""
     defaults = {f.name: f.default for f in fields(Parameters)}
     return sorted(name for name in asked if not _same(found.get(name, defaults.get(name)), asked[name]))
@@ -207,9 +207,7 @@ def _shown(value: Any) -> str:
 
 def refuse_other(found: dict[str, Any], asked: dict[str, Any], root: Path) -> None:
     """Refuse to go on with, or to return, an index of something else."""
-    different = _different(found, asked)
-    if different:
-        changes = "; ".join(
-            f"{name} was {_shown(found.get(name))}, now {_shown(asked[name])}" for name in different[:3]
-        )
+    names = different(found, asked)
+    if names:
+        changes = "; ".join(f"{name} was {_shown(found.get(name))}, now {_shown(asked[name])}" for name in names[:3])
         raise QKSpaceError(f"{root} is an index of something else ({changes}). Use --overwrite, or another --out.")

@@ -4,7 +4,8 @@ In: the files of an index that hold the position part of each layer, or the valu
 records of one head or of all heads of a layer, and attention. Knows no model and no map.
 
     position/L00.npz    bias (head, 2 n_max - 1) where it is a function of the offset i - j, at i - j + n_max - 1, 0 at i == j;
-                        bias (head, n_max, n_max) where it is one grid for all sequences; sink (head) where there are sinks
+                        bias (head, n_max, n_max) where it is one grid for all sequences, -inf where a mask of no simple form
+                        does not allow it; sink (head) where there are sinks
     position/L00.npy    (head, pair) float16, of each sequence its own n * n values, row by row; -inf where not allowed
 
 A first axis of 1 instead of `head` stands for all heads. Constants of a row, which attention cannot see, are taken off.
@@ -117,6 +118,16 @@ def allowed_rows(layer: LayerSpec, at: IntArray, n: int, n_source: int | None = 
     offset = at[:, None] - np.arange(n)[None, :]
     allowed = offset >= 0 if layer.causal else np.ones(offset.shape, dtype=bool)
     return allowed if layer.window is None else allowed & (np.abs(offset) < layer.window)
+
+
+def allowed_alike(layer: LayerSpec, position: LayerPosition | None, n: int, queries: slice = slice(None)) -> BoolArray:
+    """Return who may attend to whom in any sequence of n tokens, where that is the same for all: (query, key token).
+
+    queries: of which tokens alone, as all of a long text take a while.
+    """
+    grid = position.of(n) if position is not None and position.kind == "grid" else None
+    allowed = allowed_rows(layer, np.arange(n)[queries], n)
+    return allowed if grid is None else allowed & (grid[0, queries] > -np.inf)
 
 
 def attend(
@@ -317,7 +328,7 @@ def read(root: Path, number: int, spec: LayerSpec, lengths: IntArray | None = No
 
 
 def of_one_sequence(added: Added, allowed: BoolArray, sink: FloatArray | None = None) -> LayerPosition:
-    """Return the part of a layer for one sequence that no index holds, such as a live text; arguments as of `as_pairs`."""
+    """Return as a grid what was added to the logits of one sequence, such as a live text; arguments as of `as_pairs`."""
     values = np.where(allowed, _array(added), -np.inf)
     values = values - np.maximum(values.max(axis=-1, keepdims=True), LOWEST)
     return LayerPosition("grid", np.asarray(values, dtype=np.float32), None, sink)

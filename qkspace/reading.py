@@ -18,8 +18,12 @@ from qkspace.parts import choices, is_pair, runner_of
 from qkspace.schema import BoolArray, QKSpaceError, TextSequence
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from qkspace.console import Console
+    from qkspace.image_input import Grid
     from qkspace.model import Checkpoint, Modality
+    from qkspace.observe import Batch
     from qkspace.plan import Parameters
     from qkspace.tokenise import TokeniseCounts, TokenisedChunk
 
@@ -60,6 +64,13 @@ def modality_of(checkpoint: Checkpoint, sources: Sequence[str], parameters: Para
     if not known:
         raise QKSpaceError(
             f"{type(checkpoint.model).__name__} reads {' and '.join(reads)}, and qkspace reads text, images and sound."
+        )
+    held = asked_modality(sources, parameters)
+    if held is not None and held not in known and all(Path(name).exists() for name in sources):
+        shown = {"image": "images", "audio": "sounds"}[held]
+        raise QKSpaceError(
+            f"{', '.join(sources)}: these are {shown}, and {type(checkpoint.model).__name__} reads {' and '.join(known)}. Give "
+            f"a corpus of {known[0]}, or a model of {shown}."
         )
     towers = {"text": "text", "vision": "image", "audio": "audio"}
     if parameters.attention in towers and towers[parameters.attention] in known:
@@ -154,9 +165,7 @@ class TextReader:
     @property
     def max_length(self) -> int:
         """Tokens of a sequence."""
-        from qkspace.model import context_length
-
-        return self.parameters.max_length or min(context_length(self.checkpoint) or MAX_LENGTH, MAX_LENGTH)
+        return max_length(self.checkpoint, self.parameters)
 
     def chunks(self, folder: Path, counts: TokeniseCounts) -> Iterator[TokenisedChunk]:
         """Tokenise the corpus."""
@@ -179,6 +188,23 @@ class TextReader:
         return {}
 
 
+def max_length(checkpoint: Checkpoint, parameters: Parameters) -> int:
+    """Return how many tokens a sequence may have: what was asked for, else the model's context, at most `MAX_LENGTH`.
+
+    Raises:
+        QKSpaceError: more was asked for than the model has positions for.
+    """
+    from qkspace.model import context_length, has_position_table
+
+    context, asked = context_length(checkpoint), parameters.max_length
+    if asked is not None and context is not None and asked > context and has_position_table(checkpoint.model):
+        raise QKSpaceError(
+            f"--max-length {asked}: {type(checkpoint.model).__name__} has a context of {context} tokens, no positions beyond. "
+            f"Give at most {context}; longer texts are split into windows (--long split) or cut (--long cut)."
+        )
+    return asked or min(context or MAX_LENGTH, MAX_LENGTH)
+
+
 class ImageReader:
     """Images, as the preprocessing of the checkpoint resizes and cuts them and its first layer cuts them into patches."""
 
@@ -190,8 +216,7 @@ class ImageReader:
         """Load the preprocessing, and try the model on a picture of noise to see its patches."""
         import torch
 
-        from qkspace.capture import forward
-        from qkspace.image_input import load_image_input, patch_grid
+        from qkspace.image_input import load_image_input
         from qkspace.weights import input_device
 
         self.sources, self.parameters, self.console = sources, parameters, console
@@ -199,8 +224,7 @@ class ImageReader:
         p = parameters
         self.images = load_image_input(checkpoint.name, revision=p.revision, trust_remote_code=p.trust_remote_code)
         pixels = torch.from_numpy(self.images.example()).to(input_device(self.model), self.model.dtype)
-        output = forward(self.model, {"pixel_values": pixels}, runner_of(self.model, part))
-        self.grid = patch_grid(self.model.config, int(output.last_hidden_state.shape[1]), self.images.size)
+        self.grid = _grid_of(self.model, part, {"pixel_values": pixels}, self.images.size)
 
     def chunks(self, folder: Path, counts: TokeniseCounts) -> Iterator[TokenisedChunk]:
         """Cut images into patches, and keep the pictures as the model sees them."""
@@ -239,6 +263,29 @@ class ImageReader:
 
         write_pictures(folder, root, is_stored)
         return {"image": self.grid.entry()}
+
+
+def _grid_of(model: PreTrainedModel, part: str, batch: Batch, size: tuple[int, int]) -> Grid:
+    """Return the grid of patches that a part of a vision model attends over, by a forward pass of one picture."""
+    from qkspace.capture import forward
+    from qkspace.image_input import patch_grid, window_grid
+    from qkspace.observe import observations
+    from qkspace.windows import has_windows
+
+    runner = runner_of(model, part)
+    if not has_windows(model):
+        return patch_grid(model.config, int(forward(model, batch, runner).last_hidden_state.shape[1]), size)
+    seen = next(observations(model, batch, runner))
+    found = {each.name: seen.calls[each.calls[0]] for each in seen.parts}
+    if part not in found:
+        raise QKSpaceError(
+            f"{type(model).__name__} has no part {part!r}. Its parts: {', '.join(found)}. See --attention."
+        )
+    call = found[part]
+    if call.windows is None:
+        return patch_grid(model.config, call.query.shape[2], size)
+    call.windows.refuse_padding(call.module)
+    return window_grid(call.windows.rows, call.windows.columns, size)
 
 
 def text_sequences(sources: Sequence[str], parameters: Parameters, console: Console) -> Iterator[TextSequence]:

@@ -97,7 +97,8 @@ class HeadSample:
     Where attention is more than their product: bias, for each sequence what position adds to the logits, (query token,
     key token), -inf where not allowed; sink: (sequence), the logit that belongs to no key. Where the layer crosses,
     n_source: (sequence), how many tokens are of the source; the rows of those in `query`, and of the others in `key`, say
-    nothing.
+    nothing. shift: (token), what a translation of the keys has added to the scaled products of each query, which a soft cap
+    and a sink would see: it is taken off before them.
     """
 
     query: FloatArray
@@ -108,6 +109,7 @@ class HeadSample:
     bias: tuple[FloatArray, ...] | None = None
     sink: FloatArray | None = None
     n_source: IntArray | None = None
+    shift: FloatArray | None = None
 
     def __post_init__(self) -> None:
         n = len(self.query)
@@ -153,9 +155,9 @@ class HeadSample:
         allowed = self.layer.allowed(n, None if self.n_source is None else int(self.n_source[sequence]))
         return allowed if self.bias is None else allowed & (self.bias[sequence] > -np.inf)
 
-    def changed(self, query: FloatArray, key: FloatArray) -> HeadSample:
+    def changed(self, query: FloatArray, key: FloatArray, shift: FloatArray | None = None) -> HeadSample:
         """Return the sample with other vectors."""
-        return replace(self, query=query, key=key)
+        return replace(self, query=query, key=key, shift=shift)
 
 
 def is_source(lengths: IntArray, n_source: IntArray) -> BoolArray:

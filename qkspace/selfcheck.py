@@ -11,6 +11,7 @@ softmax of its own forward pass, whose outputs must be those of a pass that nobo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -18,18 +19,21 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import numpy as np
 
 from qkspace import masks
-from qkspace.capture import AttentionCall, Route, forward, listening, weights, without_attention
+from qkspace.capture import AttentionCall, Route, forward, listening, weights
+from qkspace.masks import FORM_TOLERANCE
 from qkspace.observe import TOLERANCE, Batch, Seen, observations, unpadded
 from qkspace.parts import choices, runner_of
-from qkspace.position import LayerPosition, form_of, is_nothing
+from qkspace.position import LayerPosition, form_of, is_nothing, of_one_sequence
 from qkspace.schema import BoolArray, FloatArray, LayerSpec, QKSpaceError
+from qkspace.windows import whole, whole_attention
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+WHILE_RUNNING = re.compile(r"(\w+-)?(cross|stage\d+)")  # parts that show once a model runs (`parts.parts_of`)
 T = TypeVar("T")
-FORM_TOLERANCE = {"torch.float32": 1e-4, "torch.float64": 1e-4, "torch.float16": 2e-3, "torch.bfloat16": 1e-2}
+Form = tuple[LayerSpec, LayerPosition | None]  # how a layer attends, and what is added to its products
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +88,16 @@ def check(
             raise QKSpaceError(
                 f"{type(model).__name__} has no part {part!r}. Its parts: {', '.join(found)}. See --attention."
             )
-        calls = [seen.calls[i] for i in chosen.calls]
+        seen, calls = _whole(seen, chosen.calls)
         _refuse_uneven(model, calls, part)
         _refuse_leaking(model, batch, runner, seen.route, calls, part)
-        longest_calls = _again(model, longest, runner, seen.route, calls, forms=True)
-        result = _compare(model, calls, longest_calls, seen, batch, storage, part)
+        lengths = [lengths_of(batch, call, part) for call in calls]
+
+        def form(number: int, long: AttentionCall) -> Form:  # at once, as what is added over a long text is large
+            return _describe(_without_idle_sink(calls[number]), long, lengths[number], crosses="cross" in part)
+
+        forms = _again(model, longest, runner, seen.route, calls, form)
+        result = _compare(model, calls, forms, seen, lengths, storage)
         return replace(result, part=part, runner=runner, calls=chosen.calls)
 
     return _first_good(observations(model, batch, runner), judge)
@@ -105,7 +114,10 @@ def survey(model: PreTrainedModel, batch: Batch) -> tuple[Check, ...]:
         results = []
         for part in seen.parts:
             calls = [seen.calls[i] for i in part.calls]
-            found = _compare(model, calls, calls, seen, batch, "float32", part.name)
+            lengths = [lengths_of(batch, call, part.name) for call in calls]
+            several = zip(map(_without_idle_sink, calls), calls, lengths, strict=True)
+            forms = [_describe(*each, crosses="cross" in part.name) for each in several]
+            found = _compare(model, calls, forms, seen, lengths, "float32")
             results.append(replace(found, part=part.name, calls=part.calls))
         return tuple(results)
 
@@ -127,7 +139,7 @@ def choose(model: PreTrainedModel, part: str | None) -> str:
     """Return the part that is meant.
 
     Raises:
-        QKSpaceError: the model has several, and none was named.
+        QKSpaceError: the model has several, and none was named; or the name is of no part that it could have.
     """
     names = choices(model)
     if part is None and len(names) == 1:
@@ -137,7 +149,20 @@ def choose(model: PreTrainedModel, part: str | None) -> str:
             f"{type(model).__name__} has {len(names)} kinds of attention, and an index shows one: choose with --attention "
             f"{' or '.join(names)}."
         )
+    if part not in names and not WHILE_RUNNING.fullmatch(part):
+        raise QKSpaceError(
+            f"{type(model).__name__} has no part {part!r}. Its parts: {', '.join(names)}. See --attention."
+        )
     return part
+
+
+def _whole(seen: Seen, chosen: Sequence[int]) -> tuple[Seen, list[AttentionCall]]:
+    """Return some attentions over whole pictures, where they are within windows, and what the model reports of them too."""
+    calls, own = [whole(seen.calls[i]) for i in chosen], list(seen.own)
+    for i in chosen:
+        reported = own[i]
+        own[i] = None if reported is None else whole_attention(reported, seen.calls[i].windows)
+    return replace(seen, own=own), calls
 
 
 # ---------------------------------------------------------------------------------------------- refusing
@@ -167,10 +192,11 @@ def _refuse_leaking(
     if lengths[shortest] == (calls[0].query.shape[2], calls[0].key.shape[2]):
         return
     alone = {name: _alone(name, values, batch, shortest) for name, values in batch.items()}
-    again = _again(model, alone, runner, route, calls)
+    again = _again(model, alone, runner, route, calls, lambda place, call: call)
     for call, other in zip(calls, again, strict=True):
         padded, plain = call.attention[shortest, :, :n_queries, :n_keys], other.attention[0]
-        tolerance = 10 * TOLERANCE.get(str(padded.dtype), 1e-4)  # the sums have other lengths, whose rounding adds up
+        types = {str(padded.dtype), str(model.dtype)}  # the sums have other lengths, whose rounding adds up
+        tolerance = 10 * max(TOLERANCE.get(kind, 1e-4) for kind in types)
         if padded.shape != plain.shape or not bool(((padded - plain).abs() <= tolerance).all()):
             raise QKSpaceError(
                 f"{type(model).__name__}: the attention of {call.module} over a short sequence changes with the padding behind "
@@ -196,40 +222,33 @@ def _again(
     runner: str,
     route: Route,
     calls: Sequence[AttentionCall],
-    *,
-    forms: bool = False,
-) -> list[AttentionCall]:
-    """Return the same attentions over another batch; forms: without attention itself, which may be large."""
-    wanted = {call.index for call in calls}
-    kept: list[AttentionCall] = []
+    take: Callable[[int, AttentionCall], T],
+) -> list[T]:
+    """Return what `take` makes of the same attentions over another batch; it gets the place of each and each in turn."""
+    place = {call.index: i for i, call in enumerate(calls)}
+    taken: list[T] = []
 
-    def keep(call: AttentionCall) -> None:
-        if call.index in wanted:
-            kept.append(without_attention(call) if forms else call)
+    def see(call: AttentionCall) -> None:
+        if call.index in place:
+            taken.append(take(place[call.index], whole(unpadded(call, batch, route))))
 
-    with listening(model, keep, route=route):
+    with listening(model, see, route=route):
         forward(model, batch, runner)
-    return [unpadded(call, batch, route) for call in kept]
+    return taken
 
 
 def _compare(
     model: PreTrainedModel,
     calls: Sequence[AttentionCall],
-    longest: Sequence[AttentionCall],
+    forms: Sequence[Form],
     seen: Seen,
-    batch: Batch,
+    lengths: Sequence[list[tuple[int, int]]],
     storage: str,
-    part: str,
 ) -> Check:
-    """Describe every layer, and compare attention rebuilt from what will be stored with the model's own."""
-    layers, positions = [], []
+    """Compare attention rebuilt from what will be stored with the model's own; lengths: see `lengths_of`, of each call."""
     captured, recomputed, stored = np.zeros((3, len(calls)))
-    lengths = [lengths_of(batch, call, part) for call in calls]
-    for i, (call, long) in enumerate(zip(calls, longest, strict=True)):
+    for i, (call, (layer, position)) in enumerate(zip(calls, forms, strict=True)):
         call = _without_idle_sink(call)
-        layer, position = _describe(call, long, lengths[i], crosses="cross" in part)
-        layers.append(layer)
-        positions.append(position)
         own = seen.own[call.index]
         attention = call.attention.float().cpu()
         reference = attention if own is None else own.float().cpu()
@@ -244,7 +263,8 @@ def _compare(
                 kept[i] = np.maximum(
                     kept[i], error.abs().masked_fill(~asks, 0).max().item()
                 )  # keeps nan, as max() would not
-    tolerance = TOLERANCE.get(str(calls[0].query.dtype), 1e-4)
+    compared = (t for call in calls for t in (call.query, seen.own[call.index]) if t is not None)
+    tolerance = max(TOLERANCE.get(str(tensor.dtype), 1e-4) for tensor in compared)  # some report what they rounded
     if not (captured.max() <= tolerance and recomputed.max() <= tolerance):  # written so that nan is refused too
         worst = calls[int(np.argmax(recomputed))]
         raise QKSpaceError(
@@ -254,7 +274,7 @@ def _compare(
         )
     is_reported = all(seen.own[call.index] is not None for call in calls)
     return Check(
-        layers=tuple(layers),
+        layers=tuple(layer for layer, _ in forms),
         captured_error=float(captured.max()),
         recomputed_error=float(recomputed.max()),
         stored_error=float(np.nan_to_num(stored.max(), nan=1.0)),  # nan where float16 overflows, refused later
@@ -263,7 +283,7 @@ def _compare(
         n_tokens=int(sum(n for n, _ in lengths[0])),
         route=seen.route,
         against="output_attentions" if is_reported else "softmax",
-        positions=tuple(positions),
+        positions=tuple(position for _, position in forms),
     )
 
 
@@ -303,16 +323,15 @@ def lengths_of(batch: Batch, call: AttentionCall, part: str) -> list[tuple[int, 
     return list(zip(read(n_queries, target), read(n_keys, source if "cross" in part else target), strict=True))
 
 
-def _describe(
-    call: AttentionCall, long: AttentionCall, lengths: Sequence[tuple[int, int]], *, crosses: bool
-) -> tuple[LayerSpec, LayerPosition | None]:
+def _describe(call: AttentionCall, long: AttentionCall, lengths: Sequence[tuple[int, int]], *, crosses: bool) -> Form:
     """Return how a layer attends: its mask read off a long sequence, and what else is added to its logits."""
     n_queries, n_keys = long.query.shape[2], long.key.shape[2]
     n_heads, n_kv_heads, d_head = call.query.shape[1], call.key.shape[1], call.query.shape[3]
     softcap = None if call.softcap is None else float(call.softcap)
     spec = LayerSpec(call.module, n_heads, n_kv_heads, d_head, call.scale, causal=False, softcap=softcap)
     spec = replace(spec, has_sink=call.sink is not None, crosses=crosses or n_queries != n_keys)
-    several = [(call, s, *sizes) for s, sizes in enumerate(lengths)]
+    fixed = call.fixed and long.fixed
+    several = [(call, s, *sizes) for s, sizes in enumerate(lengths[:1] if fixed else lengths)]
     if long is not call:
         several.insert(0, (long, 0, n_queries, n_keys))
     parts = [masks.added(*each) for each in several]
@@ -323,13 +342,17 @@ def _describe(
         [np.zeros((1, *e[2:]), np.float32) if p is None else p for e, p in zip(several, parts, strict=True)],
         sink,
         tolerance,
+        fixed=fixed,
     )
 
 
 def _form(
-    spec: LayerSpec, added: Sequence[FloatArray], sink: FloatArray | None, tolerance: float
-) -> tuple[LayerSpec, LayerPosition | None]:
-    """Complete a layer's description by what is added to its logits, (head or 1, query token, key token) a sequence."""
+    spec: LayerSpec, added: Sequence[FloatArray], sink: FloatArray | None, tolerance: float, *, fixed: bool
+) -> Form:
+    """Complete a layer's description by what is added to its logits, (head or 1, query token, key token) a sequence.
+
+    fixed: that is known to be the same for every sequence.
+    """
     allowed: list[BoolArray] = [np.asarray(np.isfinite(part).any(axis=0)) for part in added]
     only_sink = None if sink is None else LayerPosition(sink=sink)
     if spec.crosses:
@@ -348,6 +371,9 @@ def _form(
         np.array_equal(np.isfinite(part), np.broadcast_to(mask, part.shape))
         for part, mask in zip(added, allowed, strict=True)
     )
+    if not is_regular and fixed and all(np.allclose(part, added[0], rtol=0, atol=tolerance) for part in added[1:]):
+        part = of_one_sequence(added[0], np.isfinite(added[0]), sink)
+        return replace(spec, causal=False, window=None, position="grid"), part
     if not is_regular or not same:
         return replace(spec, causal=False, window=None, position="sequence"), LayerPosition("sequence", sink=sink)
     if all(not part[np.isfinite(part)].any() for part in added):  # a mask and nothing else

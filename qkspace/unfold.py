@@ -197,6 +197,8 @@ def _batches(samples: Sequence[HeadSample], query: Tensor, key: Tensor) -> list[
         is_content = content[index] & inside
         among = allowed & is_content[:, :, None] & is_content[:, None, :]
         logit = sample.layer.scale * query[:, index] @ key[:, index].transpose(-1, -2)
+        if sample.shift is not None:
+            logit = logit - torch.from_numpy(np.stack([np.asarray(s.shift) for s in samples]))[:, index, None].float()
         if sample.layer.softcap is not None:
             logit = sample.layer.softcap * torch.tanh(logit / sample.layer.softcap)
         bias = None if sample.bias is None else _bias(samples, chosen, n)

@@ -134,6 +134,20 @@ def test_one_text_of_ones_own_has_the_models_attention(built: tuple[str, Path, I
         assert isinstance(live.layers[layer], LayerSpec)
         np.testing.assert_allclose(live.attention(layer, 1), own[1], atol=3e-4)
     assert family in CASES
+    vectors = sum(array.nbytes for arrays in (live.query, live.key, live.value_norm) for array in arrays)
+    added = sum(part.bias.nbytes for part in live.positions if part is not None and part.bias is not None)
+    assert live.n_bytes == vectors + added  # what is kept for who asks again is bounded by it
+
+
+def test_a_text_is_cut_where_what_position_adds_to_it_would_be_too_large(
+    make_checkpoint: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qkspace import live
+
+    monkeypatch.setattr(live, "MAX_BYTES", 4 * 8 * 50**2)  # of two layers of four heads
+    checkpoint = live.load(str(make_checkpoint("bloom", **CASES["bloom"][0])), device="cpu")
+    layers = tuple(LayerSpec(f"h.{i}", 4, 4, 8, 1.0, causal=True, position="offset") for i in range(2))
+    assert live.LiveModel(checkpoint, layers).max_tokens == 50
 
 
 def test_a_killed_build_of_position_parts_of_each_sequence_resumes(
@@ -165,3 +179,46 @@ def test_a_killed_build_of_position_parts_of_each_sequence_resumes(
     again = qkspace.build(checkpoint, corpus, out=tmp_path / "again", **options)
     for name in ("position/L00.npy", "position/L01.npy", "query/L01.npy"):
         assert (again.root / name).read_bytes() == (whole.root / name).read_bytes()
+
+
+def test_what_is_added_between_source_and_target_is_stored_where_they_meet(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint, sentences: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decoder that prefers the source token of its own place: what it adds is a block of the pairs of a sequence."""
+    from transformers import AutoModel
+    from transformers.models.bart.modeling_bart import BartAttention
+
+    own = BartAttention.forward
+
+    def biased(
+        self: Any, hidden_states: Any, key_value_states: Any = None, attention_mask: Any = None, **rest: Any
+    ) -> Any:
+        if key_value_states is not None:
+            places = (torch.arange(states.shape[1]) for states in (hidden_states, key_value_states))
+            asking, answering = places
+            bias = -0.5 * (asking[:, None] - answering).abs().float()[None, None]
+            attention_mask = bias if attention_mask is None else attention_mask + bias
+        return own(self, hidden_states, key_value_states=key_value_states, attention_mask=attention_mask, **rest)
+
+    monkeypatch.setattr(BartAttention, "forward", biased)
+    sizes = {
+        f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in (("layers", 1), ("attention_heads", 4))
+    }
+    widths = {"d_model": 32, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "init_std": 0.25}
+    checkpoint = make_checkpoint("bart", **sizes, **widths, max_position_embeddings=128, decoder_start_token_id=3)
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n".join(sentences[:12]))
+    options: dict[str, Any] = {"storage": "float32", "methods": ["pca"], "dims": [2], "progress": False}
+    index = qkspace.build(str(checkpoint), corpus, out=tmp_path / "index", attention="cross", max_tokens=300, **options)
+    assert index.layers[0].crosses and index.layers[0].position == "sequence"
+    model = AutoModel.from_pretrained(checkpoint, attn_implementation="eager").eval()
+    for place, sequence in enumerate(index.sequences["sequence"].tolist()):
+        ids = index.tokens["token_id"].to_numpy()[index.rows(sequence)]
+        n = index.n_source(place)
+        source, target = torch.tensor(ids[None, :n].tolist()), torch.tensor(ids[None, n:].tolist())
+        with torch.no_grad():
+            found = model(input_ids=source, decoder_input_ids=target, output_attentions=True).cross_attentions[0][0]
+        for head in range(4):
+            attention = index.head(0, head).attention(sequence)
+            np.testing.assert_allclose(attention[n:, :n], found[head].numpy(), atol=3e-4)
+            assert not attention[:n].any() and not attention[:, n:].any()

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from transformers import AutoModel
 
-from qkspace import capture
+from qkspace import capture, gather
 from qkspace import extract as extract_module
 from qkspace.extract import Keep, LayerRows, Unit, UnitResult, bytes_per_token, extract, make_batches, plan_units
 from qkspace.feed import TextFeed, Tokens
@@ -404,6 +404,21 @@ def test_a_value_too_large_for_float16_does_not_stop_a_build_in_float32(
     norms = [rows.value_norm for rows in run(case, storage="float32").rows]
     assert all(np.isfinite(norm).all() for norm in norms)
     assert max(norm.max() for norm in norms) > 65_504
+
+
+def test_layers_may_lie_on_other_devices_than_the_input(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where accelerate spreads a model; "meta" stands for another GPU."""
+    together, begin = run(case), gather.Gatherer.begin
+
+    def elsewhere(self: Any, rows: Any, sequences: Any, device: Any) -> None:
+        begin(self, rows, sequences, torch.device("meta"))
+
+    monkeypatch.setattr(gather.Gatherer, "begin", elsewhere)
+    apart = run(case)
+    for one, other in zip(together.rows, apart.rows, strict=True):
+        assert_same_rows(other, one)
+    for one, other in zip(together.sums, apart.sums, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_mask_unlike_the_one_at_the_check_is_refused(make_checkpoint: MakeCheckpoint, texts: list[str]) -> None:

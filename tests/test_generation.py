@@ -275,9 +275,9 @@ def test_a_build_that_was_killed_keeps_what_was_written(
     given = (str(stories), str(prompts), str(out))
     written = out / store.WORK / "written"
     for n in range(1, 12):
-        process = multiprocessing.get_context("fork").Process(target=_build_and_die, args=(given, n))
+        process = multiprocessing.get_context("spawn").Process(target=_build_and_die, args=(given, n))
         process.start()
-        process.join(100)
+        process.join(300)
         assert process.exitcode == -signal.SIGKILL
         if any(written.glob("*.npz")):
             break
@@ -299,11 +299,11 @@ def test_what_was_written_for_another_corpus_is_not_taken(
     """Of two builds into one folder, the first left off while it read, each has its own continuations."""
     out, other = tmp_path / "index", tmp_path / "other.txt"
     other.write_text("A cat\n", encoding="utf-8")
-    process = multiprocessing.get_context("fork").Process(
+    process = multiprocessing.get_context("spawn").Process(
         target=_build_and_die, args=((str(stories), str(other), str(out)), 5)
     )
     process.start()
-    process.join(100)
+    process.join(300)
     assert any((out / store.WORK / "written").glob("*.npz"))
     index = build(str(stories), prompts, out=out, generate=N, overwrite=True, **OPTIONS)
     assert index.sequences["text"].tolist() == told.sequences["text"].tolist()

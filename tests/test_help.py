@@ -16,7 +16,7 @@ from browsing import READY_JS, SIZES, WAIT, Seen, Visit, bokeh_serve, free_port,
 from qkspace.app import lists
 from qkspace.app.document import make_document
 from qkspace.app.help import N_STEPS, help_html, tour_steps
-from qkspace.app.language import strings
+from qkspace.app.language import SUBJECTS, strings
 from qkspace.app.select import Colouring, Scene, Shown
 from qkspace.app.state import State
 from qkspace.index import Index
@@ -175,7 +175,7 @@ def test_the_help_names_every_key_word_and_badge() -> None:
     for name, sentence in known.items():
         if (
             name.startswith(("help_", "what_is_", "badge_"))
-            and not name.endswith(("_tip", "_image"))
+            and not name.endswith(("_tip", *(f"_{subject}" for subject in SUBJECTS)))
             and "{" not in sentence
         ):
             assert sentence in said, name

@@ -434,9 +434,9 @@ def test_a_build_that_was_killed_ends_in_the_same_index(
     given = (str(encoder_decoder("t5")), str(corpus), str(out), options)
     deaths = 0
     for n in (3, 6, 9, 15, 15):
-        process = multiprocessing.get_context("fork").Process(target=_build_and_die, args=(*given, n))
+        process = multiprocessing.get_context("spawn").Process(target=_build_and_die, args=(*given, n))
         process.start()
-        process.join(100)
+        process.join(300)
         deaths += process.exitcode == -signal.SIGKILL
     assert deaths >= 3
     again = build(*given[:2], out=out, **options)

@@ -788,3 +788,30 @@ def test_maps_normalised_as_attentionviz_does_are_its_own() -> None:
     assert p.maps == [("attentionviz-pca", 2), ("attentionviz-tsne", 2), ("unfold", 2)]
     assert METHODS["attentionviz-pca"].gauge == "attentionviz"
     assert Parameters(methods=("pca", "tsne"), dims=(2,)).maps == [("pca", 2), ("tsne", 2)]
+
+
+def test_more_tokens_than_the_model_has_positions_for_are_refused(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint, corpus: Path
+) -> None:
+    options: dict[str, Any] = {"methods": ["pca"], "dims": [2], "n_jobs": 1}
+    with pytest.raises(QKSpaceError, match=r"--max-length 500: BertModel has a context of 128 tokens"):
+        build(str(make_checkpoint("bert")), corpus, out=tmp_path / "bert", max_length=500, **options)
+    rotary = build(str(make_checkpoint("llama")), corpus, out=tmp_path / "llama", max_length=300, **options)
+    assert rotary.manifest["corpus"]["max_length"] == 300  # positions that are turned go on and on
+
+
+def test_images_are_no_texts(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
+    (tmp_path / "images" / "cats").mkdir(parents=True)
+    (tmp_path / "images" / "cats" / "one.png").write_bytes(b"")
+    with pytest.raises(QKSpaceError, match=r"these are images, and BertModel reads text"):
+        build(str(make_checkpoint("bert")), tmp_path / "images", out=tmp_path / "out")
+
+
+def test_what_was_refused_after_reading_does_not_stand_in_the_way(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint, corpus: Path
+) -> None:
+    out, model = tmp_path / "out", str(make_checkpoint("bert"))
+    options: dict[str, Any] = {"methods": ["pca"], "dims": [2], "n_jobs": 1}
+    with pytest.raises(QKSpaceError, match=r"no vectors before rotary positions"):
+        build(model, corpus, out=out, before_rope=True, **options)
+    assert build(model, corpus, out=out, **options).n_layers == 2

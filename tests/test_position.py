@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -297,6 +298,28 @@ def test_a_change_of_gauge_leaves_attention_with_a_position_part_as_it_is() -> N
     pairs = zip(fidelity.attention(sample), fidelity.attention(gauge.apply_to(sample)), strict=True)
     for before, after in pairs:
         np.testing.assert_allclose(after, before, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["auto", "sphere", "attentionviz"])
+@pytest.mark.parametrize("what", ["cap", "sink"])
+def test_a_translation_of_the_keys_is_seen_by_no_cap_and_no_sink(what: str, method: Any) -> None:
+    sample, _ = half_by_position()
+    if what == "cap":
+        sample = replace(sample, layer=replace(sample.layer, softcap=2.0))
+    else:
+        sample = replace(sample, sink=np.full(60, 0.4), layer=replace(sample.layer, has_sink=True))
+    gauge = normalise(sample, dims=2, method=method)
+    assert np.linalg.norm(gauge.translation) > 1
+    changed, own = gauge.apply_to(sample), fidelity.attention(sample)
+    for before, after in zip(own, fidelity.attention(changed), strict=True):
+        np.testing.assert_allclose(after, before, atol=1e-4)
+    lengths = np.diff(sample.starts)
+    vectors = [torch.from_numpy(array)[None].float() for array in (changed.query, changed.key)]
+    for batch in unfold._batches([changed], *vectors):  # what a map is fitted to
+        for place, index in enumerate(batch.index):
+            s = int(np.searchsorted(sample.starts, int(index[0]), side="right")) - 1
+            n = int(lengths[s])
+            np.testing.assert_allclose(batch.attention[0, place, :n, :n].numpy(), own[s], atol=1e-4)
 
 
 def test_scores_are_made_of_the_models_own_attention() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -86,6 +87,39 @@ def test_a_longer_text_is_rebuilt_from_what_the_check_stores(make: Callable[[], 
         np.testing.assert_allclose(attend_heads(query, key, layer, part), call.attention[0].numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: tiny("bloom", **BLOOM),
+        lambda: tiny("gptj", n_embd=32, n_layer=2, n_head=4, rotary_dim=4, n_positions=64),
+        lambda: tiny("deberta-v2", **DEBERTA),
+    ],
+    ids=["BLOOM", "GPT-J", "DeBERTa"],
+)
+def test_half_precision_passes_inline_although_weights_are_reported_rounded(
+    make: Callable[[], Any], dtype: Any
+) -> None:
+    """BLOOM and GPT-J take the softmax, and GPT-J queries and keys too, in float32, and report what they round after it."""
+    found = check(make().to(dtype), BATCH, LONG)
+    assert found.route == "inline" and found.against == "output_attentions"
+    assert found.recomputed_error <= found.tolerance == observe.TOLERANCE[str(dtype)]
+
+
+def test_what_is_added_over_a_long_text_is_held_for_one_layer_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all layers together it would be more than attention itself, which is never held so."""
+    describe, seen, alive = selfcheck._describe, [], []
+
+    def watched(call: Any, long: Any, *rest: Any, **options: Any) -> Any:
+        alive.append(sum(mask() is not None for mask in seen))
+        seen.append(weakref.ref(long.mask))
+        return describe(call, long, *rest, **options)
+
+    monkeypatch.setattr(selfcheck, "_describe", watched)
+    check(tiny("bloom", **{**BLOOM, "n_layer": 4}), BATCH, LONG)
+    assert len(seen) == 4 and max(alive) <= 1
+
+
 def test_the_three_attentions_of_an_encoder_decoder_are_told_apart() -> None:
     found = {result.part: result for result in survey(tiny("t5", **T5), PAIR)}
     assert set(found) == {"encoder", "decoder", "cross"}
@@ -99,6 +133,8 @@ def test_a_part_must_be_chosen_where_there_are_several() -> None:
     model = tiny("t5", **T5)
     with pytest.raises(QKSpaceError, match=r"3 kinds of attention.*--attention encoder or decoder or cross"):
         check(model, PAIR, PAIR)
+    with pytest.raises(QKSpaceError, match=r"no part 'crosss'. Its parts: encoder, decoder, cross"):
+        selfcheck.choose(model, "crosss")  # before anything is read
     encoder = check(model, BATCH, LONG, part="encoder")
     assert encoder.runner == "encoder"
     assert [layer.position for layer in encoder.layers] == ["offset", "offset"]

@@ -90,7 +90,7 @@ class Cards:
         album = album_of(scene.shown.index)
         token = words.token_card(scene.shown, state) if album is None else patch_card(scene.shown, album, state)
         self.token.text = token
-        if album is not None:  # whose picture is what was asked for
+        if scene.shown.modality != "text":  # whose picture is what was asked for
             self.token.styles = {"order": "0" if state.selected is None else "-1"}
         self.region.text = lists.region_card(scene.shown, state)
         self.region.visible = bool(state.region) and state.page == "map"

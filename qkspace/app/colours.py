@@ -40,6 +40,7 @@ CATEGORIES = (
     "#6699CC",
 )
 DARK_CATEGORIES = ("#8F85E8", *CATEGORIES[1:3], "#4CB36B", *CATEGORIES[4:7], "#D65C8F", *CATEGORIES[8:])
+SHARES = tuple(Cividis256[::15])  # along a scale from nothing to all
 HUE_VALUE = {"light": 0.86, "dark": 0.95}  # brightness of the colours of hues
 RARE, NONE = "*rare*", "*none*"  # the legend's entries of what has no colour of its own, and of what has no value
 MAX_CATEGORIES = 200  # a column of more kinds than that (sentence ids, words) says nothing by colour
@@ -49,7 +50,7 @@ MAX_CATEGORIES = 200  # a column of more kinds than that (sentence ids, words) s
 class Legend:
     """What colours mean: entries (name, colour, tokens) of a categorical column, or the ends of a continuous one.
 
-    Title and names are in the visitor's language. scale: colours along a continuous one, where they are not the usual ones.
+    Title and names are in the visitor's language. scale: colours along one whose ends no value is beyond (hues, shares).
     note: what the values are, where the title does not say it all. kinds: what the entries are in every language, as
     `State.hidden` has it.
     """

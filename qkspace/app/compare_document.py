@@ -25,11 +25,12 @@ from qkspace.app.compare_state import (
     CompareState,
     from_address,
     methods_of,
+    modality_of,
     to_address,
 )
 from qkspace.app.controls import help_dialog
 from qkspace.app.help import compare_help_html
-from qkspace.app.language import strings
+from qkspace.app.language import spoken, strings
 from qkspace.app.page import StatefulPage, found_by
 from qkspace.app.scripts import script
 from qkspace.app.style import root_css, variables_css
@@ -97,6 +98,7 @@ def _first(comparison: Comparison, chosen: dict[str, Any]) -> CompareState:
         chosen["layer"], chosen["head"] = int(most["layer"]), int(most["head"])
     methods = methods_of(comparison)
     first = CompareState(**{"method": methods[0] if methods else "", **chosen})
+    first = replace(first, language=spoken(first.language, modality_of(comparison)))
     comparison.base.head(first.layer, first.head)  # refuses what is not there
     return first
 

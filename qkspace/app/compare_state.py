@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from qkspace.app import address
 from qkspace.app.address import MAX_TEXT, Arguments
 from qkspace.app.drift import measures
-from qkspace.app.language import LANGUAGES
+from qkspace.app.language import LANGUAGES, spoken, tongue
 from qkspace.app.select import shown_of
 from qkspace.app.state import MAX_LINKS, Language, Theme
 from qkspace.schema import IntArray
@@ -65,6 +65,11 @@ class CompareScene:
     trouble: str = ""
 
 
+def modality_of(comparison: Comparison) -> str:
+    """Return what the tokens of a comparison are of: "text", "image" or "audio"."""
+    return shown_of(comparison.base).modality
+
+
 def methods_of(comparison: Comparison) -> list[str]:
     """Return the methods that have maps of both checkpoints in the plane, unfold first."""
     return sorted((method for method, dims in comparison.maps if dims == 2), key=lambda method: method != "unfold")
@@ -85,6 +90,8 @@ def to_address(state: CompareState, first: CompareState) -> dict[str, str]:
     words = {
         name: address.written(value) for name, value in said.items() if name in always or value != getattr(first, name)
     }
+    if "language" in words:
+        words["language"] = tongue(state.language)
     if state.selected is not None:
         words["selected"] = f"{state.selected[0]}-{state.selected[1]}"
     return {name: text for name, text in words.items() if len(text) <= MAX_TEXT}
@@ -97,6 +104,7 @@ def from_address(arguments: Arguments, first: CompareState, comparison: Comparis
         QKSpaceError: it asks for what is not there.
     """
     state = replace(first, **address.read_all(arguments, READERS, comparison))
+    state = replace(state, language=spoken(state.language, modality_of(comparison)))
     comparison.base.head(state.layer, state.head)  # refuses what is not there
     return state
 

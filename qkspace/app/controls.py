@@ -97,7 +97,7 @@ class Header:
         )
         for widget in (self.text, self.pair):
             widget.on_change("value", lambda _attr, _old, _new: change(text=self.text.value, pair=self.pair.value))
-        self.text.visible = self.pair.visible = shown.modality == "text"
+        self.text.visible = self.pair.visible = shown.reads_texts
         self.live_clear = _clear("live_clear", sheet)
         self.live_clear.on_click(lambda _event: change(text="", pair=""))
         self.status = Div(name="status", styles={"max-width": "34%", "flex": "none"}, **said)
@@ -293,7 +293,8 @@ class Controls:
             title=t("threshold"), start=0, end=1, step=0.01, value=state.threshold, name="threshold", **common
         )
         self.hide_title = Div(text=f'<h2 style="margin:0">{t("hide")}</h2>', **cards)
-        self.hide = CheckboxGroup(labels=[t(name) for name in HIDE], name="hide", **common)
+        self.hidable = [name for name in HIDE if not (name == "itself" and shown.subject == "cross")]
+        self.hide = CheckboxGroup(labels=[t(name) for name in self.hidable], name="hide", **common)
         self.whole = CheckboxGroup(labels=[t("whole")], active=[0] if state.whole else [], name="whole", **common)
         self.note = Div(text=self._note(), **cards)
         self._wire()
@@ -341,7 +342,9 @@ class Controls:
         self.labels.on_change("active", lambda _attr, _old, new: change(labels=bool(new)))
         self.n_links.on_change("value_throttled", lambda _attr, _old, new: change(n_links=int(new)))
         self.threshold.on_change("value_throttled", lambda _attr, _old, new: change(threshold=float(new)))
-        self.hide.on_change("active", lambda _attr, _old, new: change(**{n: i not in new for i, n in enumerate(HIDE)}))
+        self.hide.on_change(
+            "active", lambda _attr, _old, new: change(**{n: i not in new for i, n in enumerate(self.hidable)})
+        )
 
     def _recolour(self, colour: str) -> None:
         if colour != self.chosen_colour:  # else the page said so, and what is hidden of it stays
@@ -360,7 +363,7 @@ class Controls:
         self.method.value, self.dims.value, self.colour.value = state.method, str(state.dims), state.colour
         self.by_norm.active = [0] if state.by_norm else []
         self.n_links.value, self.threshold.value = state.n_links, state.threshold
-        self.hide.active = [i for i, name in enumerate(HIDE) if not getattr(state, name)]
+        self.hide.active = [i for i, name in enumerate(self.hidable) if not getattr(state, name)]
         self.links.visible = state.page == "map"
         self.of_points.visible = state.page in ("map", "atlas")
         self.whole.active = [0] if state.whole else []

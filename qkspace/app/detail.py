@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from qkspace import store
 from qkspace.app import select
 from qkspace.app.language import say
-from qkspace.app.pictures import album_of, place_words
+from qkspace.app.pictures import album_of, caption, place_words
 from qkspace.app.raster import KEY, QUERY, Extent, Image, paint, quantise
 from qkspace.app.select import KINDS, Scene, Shown
 from qkspace.app.state import Kind, State
@@ -248,7 +248,9 @@ def told(shown: Shown, state: State, kind: Kind, row: int) -> dict[str, str]:
     position, start, end = (int(tokens[name].iloc[row]) for name in ("position", "start", "end"))
     place = int(shown.sequence_number[row])
     album = album_of(shown.index)
-    sentence = str(shown.index.sequences["text"].iloc[place]) if album is None else f" \u00b7 {album.caption(place)}"
+    sentence = str(shown.index.sequences["text"].iloc[place])
+    if shown.modality != "text":  # the name of a picture or a sound
+        sentence, start, end = f" \u00b7 {caption(shown.index, place)}", 0, 0
     before = after = ""
     if start >= 0:
         before = ("\u2026" if start > CONTEXT else "") + sentence[max(0, start - CONTEXT) : start]

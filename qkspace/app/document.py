@@ -110,7 +110,7 @@ def _first(shown: Shown, chosen: dict[str, Any]) -> State:
     if "layer" not in chosen and "head" not in chosen:
         chosen["layer"], chosen["head"] = shown.most_faithful()
     first = State(**{"method": shown.methods[0], **chosen})
-    first = replace(first, language=spoken(first.language, shown.modality))
+    first = replace(first, language=spoken(first.language, shown.subject))
     shown.index.head(first.layer, first.head)  # refuses what is not there
     return first
 
@@ -271,7 +271,7 @@ class _Page(StatefulPage):
 
     def _live(self) -> None:
         """Let the model read the sentence that the state asks for, if it has not, in a thread of its own."""
-        is_read = self.shown.modality == "text"  # images are not typed
+        is_read = self.shown.reads_texts  # images are not typed
         asked = (self.state.text.strip(), self.state.pair.strip()) if is_read else ("", "")
         if asked == self.live.asked:
             return

@@ -1,8 +1,9 @@
 """Language: every sentence of the page, in the visitor's language.
 
 In: the name of a sentence and what is to be filled in. Out: the sentence. The sentences are in `strings/`, one file a
-language, under the same names. Where the tokens are no words but patches of an image, `Language` says so ("en+image"), and
-the sentence called NAME_image stands for NAME, if there is one. A name ending in `_tip` is what a control says of itself
+language, under the same names. Where tokens are no words but patches of an image ("en+image") or frames of a sound, or where
+those of one text ask those of another ("en+cross"), `Language` says so, and the sentence called NAME_image stands for NAME, if
+there is one. A name ending in `_tip` is what a control says of itself
 when one points at it, one ending in `_html` holds markup, and those beginning with `view_` or `image_` are the viewers' own.
 """
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from qkspace.app.state import Language
 
 LANGUAGES: dict[Language, str] = {"en": "English", "ja": "日本語"}
-MODALITIES = ("image",)  # of which a page speaks otherwise than of texts
+SUBJECTS = ("image", "audio", "cross", "decoder")  # of which a page speaks otherwise than of texts
 
 
 def tongue(language: Language) -> str:
@@ -26,19 +27,19 @@ def tongue(language: Language) -> str:
     return language.partition("+")[0]
 
 
-def spoken(language: Language, modality: str) -> Language:
-    """Return a language as it speaks of the tokens of a modality ("text", "image", ...)."""
-    return cast("Language", f"{tongue(language)}+{modality}" if modality in MODALITIES else tongue(language))
+def spoken(language: Language, subject: str) -> Language:
+    """Return a language as it speaks of what an index is of ("text", "image", "cross", ...)."""
+    return cast("Language", f"{tongue(language)}+{subject}" if subject in SUBJECTS else tongue(language))
 
 
-@lru_cache(maxsize=len(LANGUAGES) * (1 + len(MODALITIES)))
+@lru_cache(maxsize=len(LANGUAGES) * (1 + len(SUBJECTS)))
 def strings(language: Language) -> Mapping[str, str]:
     """Return all sentences of a language by name."""
-    name, _, modality = language.partition("+")
+    name, _, subject = language.partition("+")
     text = files("qkspace.app").joinpath("strings", f"{name}.json").read_text(encoding="utf-8")
     found: dict[str, str] = json.loads(text)
-    end = f"_{modality}"
-    return found | {each.removesuffix(end): found[each] for each in found if modality and each.endswith(end)}
+    end = f"_{subject}"
+    return found | {each.removesuffix(end): found[each] for each in found if subject and each.endswith(end)}
 
 
 def say(language: Language, name: str, /, **values: Any) -> str:

@@ -63,14 +63,18 @@ class Album:
 
     def caption(self, place: int) -> str:
         """Return what an image is called: its file, and its label where that says more."""
-        sequences = self.index.sequences
-        name = str(sequences["text"].iloc[place])
-        label = str(sequences["label"].iloc[place]) if "label" in sequences else ""
-        return name if not label or label in ("None", "nan") else f"{name} · {label}"
+        return caption(self.index, place)
 
     def prefix_names(self) -> list[str]:
         """Return what the tokens before the patches are called."""
         return [str(text) for text in self.index.tokens["text"].iloc[: self.n_prefix]]
+
+
+def caption(index: Index, place: int) -> str:
+    """Return what an image or a sound is called: its file, and its label where that says more."""
+    name = str(index.sequences["text"].iloc[place])
+    label = str(index.sequences["label"].iloc[place]) if "label" in index.sequences else ""
+    return name if not label or label in ("None", "nan", "<NA>") else f"{name} · {label}"
 
 
 def place_words(album: Album, position: int, language: Language) -> str:

@@ -19,6 +19,7 @@ from qkspace import store
 from qkspace.app.colours import (
     OTHER,
     QUERY_KEY,
+    SHARES,
     Colouring,
     Legend,
     colour_hues,
@@ -28,7 +29,7 @@ from qkspace.app.colours import (
     hidden_kinds,
     pack,
 )
-from qkspace.app.language import say
+from qkspace.app.language import say, spoken
 from qkspace.app.pictures import album_of, mean_colours
 from qkspace.app.state import Kind, Language, State
 from qkspace.index import Head, Index, View
@@ -54,7 +55,11 @@ FREQUENCY, NORM, MOD5, SEQUENCE = "how often the token occurs", "length of the v
 SHARE = "decided by position"
 OF_A_HEAD = (NORM, SHARE)  # colours that each head has of its own
 PATCH = "colour of the patch"
-IMAGE_COLUMNS = ("row", "column", "hue", "saturation", "brightness", "position", "kind")  # of the patches of images
+OWN_COLUMNS = {  # of the token table, which the page has names for, by what it speaks of
+    "image": ("row", "column", "hue", "saturation", "brightness", "position", "kind"),
+    "audio": ("time", "loudness", "frequency", "duration", "position", "kind"),
+    "cross": ("side",),
+}
 COLOUR_NAMES = {  # the names of what the page calls them
     QUERY_KEY: "colour_query_key",
     "kind": "colour_kind",
@@ -117,6 +122,9 @@ class Shown:
             chosen[order[0]] = True  # something, also where one sequence is longer than that
             self.is_shown = np.repeat(chosen, lengths)
         self.modality = str(index.manifest.get("modality", "text"))  # what the tokens are of
+        self.part = str(index.manifest["check"].get("part", "self"))  # of the model's attention
+        self.subject = self.part if self.modality == "text" else self.modality  # what the page speaks of
+        self.reads_texts = self.modality == "text" and self.part not in ("decoder", "cross")  # of a visitor
         self.is_large = index.n_tokens > MAX_TOKENS  # its map shows all tokens, as an image where they are many
         self.rows = np.flatnonzero(self.is_shown)
         self.sequence_number = np.repeat(np.arange(len(lengths)), lengths)  # of each row, as in index.sequences
@@ -130,12 +138,13 @@ class Shown:
     def colour_choices(self) -> list[str]:
         """What points can be coloured by."""
         share = [SHARE] if "position_share" in self.head_table else []
-        if self.modality == "image":
-            columns = colourable(self.index.tokens, IMAGE_COLUMNS)
+        if self.modality in ("image", "audio"):
+            columns = colourable(self.index.tokens, OWN_COLUMNS[self.modality])
             known = [
                 name for name in columns if name not in ("red", "green", "blue")
             ]  # which are the patch's own colour
-            return [QUERY_KEY, PATCH, *known, SEQUENCE, NORM, *share]
+            patch = [PATCH] if self.modality == "image" else []
+            return [QUERY_KEY, *patch, *known, SEQUENCE, NORM, *share]
         return [QUERY_KEY, *colourable(self.index.tokens), MOD5, SEQUENCE, NORM, FREQUENCY, *share]
 
     def position_share(self, layer: int, head: int) -> float:
@@ -147,7 +156,7 @@ class Shown:
 
     def colour_labels(self, language: Language = "en") -> list[tuple[str, str]]:
         """Return the choices of colour with what the page calls them."""
-        return [(choice, colour_name(choice, language, self.modality)) for choice in self.colour_choices]
+        return [(choice, colour_name(choice, language, self.subject)) for choice in self.colour_choices]
 
     @cached_property
     def frequency(self) -> pd.Series[Any]:
@@ -306,6 +315,7 @@ def colouring(shown: Shown, state: State) -> Colouring:
 @lru_cache(maxsize=8)
 def _colouring(shown: Shown, state: State) -> Colouring:
     """Return what `colouring` does, of a state that says no more than what colours depend on; nobody changes it."""
+    state = replace(state, language=spoken(state.language, shown.subject))
     if state.colour == QUERY_KEY:
         colours = colour_tokens(QUERY_KEY, None, state.theme, state.language)
         n = shown.index.n_tokens
@@ -325,7 +335,7 @@ def _colouring(shown: Shown, state: State) -> Colouring:
         colour = colour_of_share(shown.position_share(state.layer, state.head), state.theme)
         all_alike = np.full(shown.index.n_tokens, colour, dtype=np.uint32)
         note = say(state.language, "legend_position_share")
-        return Colouring(all_alike, all_alike, Legend(title, (), "0 %", "100 %", note=note))
+        return Colouring(all_alike, all_alike, Legend(title, (), "0 %", "100 %", scale=SHARES, note=note))
     if shown.modality == "image" and state.colour == "hue":
         return colour_hues(title, shown.index.tokens["hue"].to_numpy(dtype=np.float64, na_value=np.nan), state.theme)
     if shown.modality == "image" and state.colour == PATCH:
@@ -336,8 +346,8 @@ def _colouring(shown: Shown, state: State) -> Colouring:
 
 def _title(shown: Shown, state: State) -> str:
     """Return what the legend calls what points are coloured by."""
-    is_ours = state.colour in COLOUR_NAMES or (shown.modality == "image" and state.colour in IMAGE_COLUMNS)
-    return colour_name(state.colour, state.language, shown.modality) if is_ours else state.colour
+    is_ours = state.colour in COLOUR_NAMES or state.colour in OWN_COLUMNS.get(shown.subject, ())
+    return colour_name(state.colour, state.language, shown.subject) if is_ours else state.colour
 
 
 def _own_colours(shown: Shown, state: State, title: str) -> Colouring:
@@ -368,9 +378,10 @@ def vector_norms(shown: Shown, layer: int, head: int) -> dict[Kind, FloatArray]:
     return norms
 
 
-def colour_name(choice: str, language: Language, modality: str = "text") -> str:
+def colour_name(choice: str, language: Language, subject: str = "text") -> str:
     """Return what the page calls a choice of colour."""
-    if modality == "image" and choice in IMAGE_COLUMNS:
+    language = spoken(language, subject)
+    if choice in OWN_COLUMNS.get(subject, ()):
         return say(language, f"colour_{choice}")
     if choice in COLOUR_NAMES:
         return say(language, COLOUR_NAMES[choice])

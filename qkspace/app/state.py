@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 Kind = Literal["query", "key"]
 Theme = Literal["light", "dark"]
-Language = Literal["en", "ja", "en+image", "ja+image"]  # and of what it speaks (`qkspace.app.language`)
+Language = Literal[  # and of what it speaks (`qkspace.app.language`)
+    "en", "en+image", "en+audio", "en+cross", "en+decoder",
+    "ja", "ja+image", "ja+audio", "ja+cross", "ja+decoder",
+]  # fmt: skip
 Page = Literal["map", "atlas", "sentence", "head"]
 MAX_CORNERS = 60  # of a selected region
 MAX_LINKS = 1_000  # that are drawn of all sequences
@@ -104,7 +107,7 @@ def from_address(arguments: Arguments, first: State, shown: Shown) -> State:
         QKSpaceError: it asks for what is not there.
     """
     state = replace(first, **address.read_all(arguments, READERS, shown))
-    state = replace(state, language=spoken(state.language, shown.modality))
+    state = replace(state, language=spoken(state.language, shown.subject))
     shown.index.head(state.layer, state.head)  # refuses what is not there
     if (state.method, state.dims) not in shown.index.maps:
         maps = ", ".join(f"{method} in {dims}-D" for method, dims in shown.index.maps)

@@ -18,8 +18,9 @@ from bokeh.palettes import Cividis256
 from qkspace.app.colours import KEY_COLOUR, QUERY_COLOUR, Legend
 from qkspace.app.image_words import place_rows
 from qkspace.app.language import say, strings
-from qkspace.app.pictures import album_of
+from qkspace.app.pictures import album_of, caption
 from qkspace.app.select import LEAST_SHOWN, Shown, selected_attention
+from qkspace.app.sound_words import sound_strip
 from qkspace.app.state import Language, State
 from qkspace.report import verdict
 
@@ -40,7 +41,10 @@ STATISTICS = (  # of a head, as its card lists them
     "attention_to_self",
     "attention_distance",
 )
-NOT_OF_IMAGES = ("attention_to_first", "attention_distance")  # [CLS] is the first; patches lie in two directions
+NOT_OF = {  # what the page speaks of
+    "image": ("attention_to_first", "attention_distance"),  # [CLS] is the first; patches lie in two directions
+    "cross": ("attention_to_previous", "attention_to_next", "attention_to_self", "attention_distance"),
+}
 SCORES = (  # of a map, as its card lists them
     "recall1",
     "recall3",
@@ -51,6 +55,7 @@ SCORES = (  # of a map, as its card lists them
     "spearman",
     "trustworthiness",
 )
+PARTS = ("encoder", "decoder", "cross")  # of a model that has several, as the header names them
 FAINT = ";opacity:.35"  # of what the legend hides
 SCALE = ", ".join(Cividis256[i] for i in range(0, 256, 15))
 
@@ -79,10 +84,12 @@ def heads_title(language: Language = "en") -> str:
 def header(index: Index, language: Language = "en") -> str:
     """Say which model and corpus the page shows."""
     corpus = " + ".join(escape(source["source"].rsplit("/", 1)[-1]) for source in index.manifest["made_from"]["corpus"])
+    part = index.manifest["check"].get("part")
     what = say(
         language,
         "header_html",
         model=escape(index.model_name),
+        part=plain(language, f"header_{part}") if part in PARTS else "",
         corpus=corpus,
         n_layers=index.n_layers,
         n_heads=index.n_heads,
@@ -111,7 +118,7 @@ def head_card(shown: Shown, state: State, *, opened: bool = False) -> str:
         f'<tr><td class="name">{explained(language, f"stat_{column}")}</td>'
         f'<td class="number">{_statistic(language, row, column)}</td></tr>'
         for column in STATISTICS
-        if not (shown.modality == "image" and column in NOT_OF_IMAGES)
+        if column not in NOT_OF.get(shown.subject, ())
     )
     if (album := album_of(shown.index)) is not None:
         statistics += place_rows(shown, album, state)
@@ -328,7 +335,7 @@ def legend(what: Legend, *, markers: bool, hidden: Sequence[str] = (), language:
     title = f"<h2>{plain(language, 'legend_title', title=what.title)}</h2>"
     if what.continuous:
         low, high = plain(language, "legend_low", value=what.low), plain(language, "legend_high", value=what.high)
-        if what.scale:  # which goes round
+        if what.scale:  # beyond whose ends there is nothing
             low, high = escape(what.low), escape(what.high)
         body = (
             f'<div class="scale" style="background:linear-gradient(90deg, {", ".join(what.scale) or SCALE})"></div>'
@@ -378,20 +385,30 @@ def token_card(shown: Shown, state: State) -> str:
     text, special = tokens["text"].astype(str).to_numpy(), tokens["is_special"].to_numpy()
     at = row - rows.start
     place = {"sequence": int(tokens["sequence"].iloc[0]), "at": at + 1, "n": len(text)}
+    place["name"] = caption(shown.index, int(shown.sequence_number[row]))
     order = np.argsort(-attention, kind="stable")[:6]
+    if shown.subject == "cross":  # where half of the tokens do not answer
+        order = order[attention[order] > 0]
+    if shown.modality == "audio":
+        sequence = sound_strip(tokens, attention, at, kind)
+    else:
+        target = shown.index.n_source(int(shown.sequence_number[row])) if shown.subject == "cross" else None
+        sequence = f'<div class="sentence">{_sentence(tokens, text, special, attention, at, kind, target or 0)}</div>'
     return (
         f'<div class="card"><h2>{plain(language, f"token_{kind}", token=text[at])}</h2>'
-        f'<div class="sentence">{_sentence(tokens, text, special, attention, at, kind)}</div>'
-        f'<p class="small muted" style="margin-top:6px">{plain(language, f"token_shading_{kind}")} '
+        f'{sequence}<p class="small muted" style="margin-top:6px">{plain(language, f"token_shading_{kind}")} '
         f"{plain(language, 'token_place', **place)}</p>"
         f"<table>{_partners(text, attention, order, kind, state.theme)}</table></div>"
     )
 
 
 def _sentence(
-    tokens: pd.DataFrame, text: np.ndarray, special: np.ndarray, attention: np.ndarray, at: int, kind: str
+    tokens: pd.DataFrame, text: np.ndarray, special: np.ndarray, attention: np.ndarray, at: int, kind: str, target: int
 ) -> str:
-    """Return the tokens one after another, spaced as in the text; a long sequence is cut around the clicked token."""
+    """Return the tokens one after another, spaced as in the text; a long sequence is cut around the clicked token.
+
+    target: the first token of the target of a pair, which begins a line; 0 where there is none.
+    """
     first = max(0, min(at - SENTENCE_TOKENS // 2, len(text) - SENTENCE_TOKENS))
     last = min(len(text), first + SENTENCE_TOKENS)
     start, end = tokens["start"].to_numpy(), tokens["end"].to_numpy()
@@ -403,7 +420,7 @@ def _sentence(
         shade = f"background:color-mix(in srgb, {hue} {0.85 * share:.0f}%, transparent)"
         joined = i > first and start[i] >= 0 and start[i] == end[i - 1]
         pieces.append(
-            f'{"" if joined or i == first else " "}<span class="{classes}" style="{shade}" '
+            f'{"<br>" if i == target > 0 else "" if joined or i == first else " "}<span class="{classes}" style="{shade}" '
             f'title="{100 * float(attention[i]):.1f} %">{escape(text[i])}</span>'
         )
     return "".join(pieces) + (" &hellip;" if last < len(text) else "")
@@ -411,7 +428,7 @@ def _sentence(
 
 def _partners(text: np.ndarray, attention: np.ndarray, order: np.ndarray, kind: str, theme: str) -> str:
     colour = KEY_COLOUR[theme] if kind == "query" else QUERY_COLOUR[theme]
-    largest = max(float(attention[order[0]]), 1e-9)
+    largest = max((float(attention[i]) for i in order), default=1.0) or 1e-9
     return "".join(
         f'<tr><td style="max-width:110px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap" '
         f'title="{escape(text[i])}">{escape(text[i])}</td><td class="number muted small" style="padding:0 8px">{i + 1}</td>'

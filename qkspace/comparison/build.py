@@ -442,7 +442,10 @@ class _Run:
         """Return the change of the query-key product from the weights, (label, layer) -> (head), where they tell it."""
         from qkspace.comparison.product import weight_product_change
 
+        is_text = base.manifest.get("modality", "text") == "text"
         if self.sources[0].index is not None or not any(p.is_placed and p.source.index is None for p in pairs):
+            return {}
+        if not is_text:  # whose weights are not read; the change of logits tells it from the data
             return {}
         own = self._load(self.sources[0])
         changes: dict[tuple[str, int], FloatArray] = {}

@@ -134,7 +134,11 @@ def _projections(model: PreTrainedModel, layers: Sequence[LayerSpec]) -> list[_P
 def _reads_one_text(model: PreTrainedModel) -> bool:
     from torch import nn
 
-    return isinstance(model.get_input_embeddings(), nn.Embedding) and not model.config.is_encoder_decoder
+    try:
+        embedding = model.get_input_embeddings()
+    except NotImplementedError:
+        return False
+    return isinstance(embedding, nn.Embedding) and not model.config.is_encoder_decoder
 
 
 def _is_rotary(model: PreTrainedModel) -> bool:

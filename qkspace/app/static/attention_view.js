@@ -8,8 +8,9 @@
    data   queryTokens: [text]; keyTokens: [text], the same where left out (cross-attention: they differ)
           isSpecial, isSink: [bool] a query token (isSink: the first one where left out); keyIsSpecial, keyIsSink: likewise
           words, keyWords: [number or null] the word of each token, or null
-          sentenceB: first token of the second sentence, or null; nSource: of two sequences in one list the length of the
-                  first, whose keys the second alone asks (cross-attention), or null
+          sentenceB: first token of the second sentence, or null
+          nSource: where the query tokens ask those of another sequence (cross-attention) how many these are, or null; it
+                  tells the two apart also where they have the same tokens
           layers: [number of each layer in the model]; heads: [heads of each layer]
           levels: weights come as uint8, q = round(levels * sqrt(weight)); back by (q / levels)^2. Off by at most
                   sqrt(weight) / levels + 1 / (4 levels^2): by 0.004 where levels is 255
@@ -374,7 +375,8 @@ globalThis.qkspaceAttentionView = (() => {
     const empty = data.layers.map(() => null)
     data.levels = data.levels || 255
     for (const name of PER_LAYER) data[name] = data[name] ? [...data[name]] : [...empty]
-    data.cross = Boolean(data.keyTokens) && !same(data.keyTokens, data.queryTokens)
+    const isNumber = data.nSource !== null && data.nSource !== undefined
+    data.cross = isNumber || (Boolean(data.keyTokens) && !same(data.keyTokens, data.queryTokens))
     data.keyTokens = data.keyTokens || data.queryTokens
     const first = (tokens) => tokens.map((_, i) => i === 0)
     data.isSpecial = data.isSpecial || data.queryTokens.map(() => false)
@@ -1403,9 +1405,7 @@ globalThis.qkspaceAttentionView = (() => {
     const own = queries.subarray(chosen * d, (chosen + 1) * d)
     const logits = logitsOf(own, keys, d, data.scales?.[at] ?? 1 / Math.sqrt(d))
     const causal = Array.isArray(data.causal) ? data.causal[at] : data.causal, window = data.windows?.[at] ?? Infinity
-    const source = data.nSource ?? null // the second of two sequences asks the first
-    const allowed = (j) => (!causal || j <= chosen) && Math.abs(j - chosen) < window
-      && (source === null || (chosen >= source && j < source))
+    const allowed = (j) => (!causal || j <= chosen) && (data.cross || Math.abs(j - chosen) < window)
     const products = Float32Array.from(keys, (x, i) => x * own[i % d])
     return { d, queries, keys, products, logits, weights: softmax(logits, allowed), allowed }
   }

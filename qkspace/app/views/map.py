@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from qkspace.app import detail, figures, labels, select
 from qkspace.app.colours import KEY_COLOUR, QUERY_COLOUR, QUERY_KEY
 from qkspace.app.figures_pictures import picture_sources
-from qkspace.app.pictures import MOST_SPRITES, Album, album_of, marked, pixels, place_words, small
+from qkspace.app.pictures import MOST_SPRITES, Album, album_of, caption, marked, pixels, place_words, small
 from qkspace.app.raster import Extent
 from qkspace.app.scripts import script
 from qkspace.app.select import KINDS, Links, Scene, Shown
@@ -486,25 +486,27 @@ def _labels_without_patches(chosen: select.Chosen) -> select.Chosen:
 
 
 def _captions(shown: Shown) -> list[str]:
-    """Return what the tooltips say of each sequence: its text; of an image, what it is called."""
-    album = album_of(shown.index)
-    if album is None:
+    """Return what the tooltips say of each sequence: its text; of an image or a sound, what it is called."""
+    if shown.modality == "text":
         return shown.index.sequences["text"].astype(str).tolist()
-    return [f" \u00b7 {album.caption(place)}" for place in range(len(shown.index.sequences))]
+    return [f" \u00b7 {caption(shown.index, place)}" for place in range(len(shown.index.sequences))]
 
 
 def _fixed_sources(shown: Shown) -> dict[str, ColumnDataSource]:
     """Return what tooltips say of tokens: sent once, the same for every head."""
     tokens, sequences = shown.index.tokens, shown.index.sequences
     lengths = sequences["n_tokens"].to_numpy()
+    start, end = (tokens[name].to_numpy(dtype=np.int32) for name in ("start", "end"))
+    if shown.modality != "text":  # after every token comes the whole name
+        start, end = np.zeros_like(start), np.zeros_like(end)
     return {
         "tokens": ColumnDataSource(
             {
                 "text": tokens["text"].astype(str).tolist(),
                 "sentence": shown.sequence_number.astype(np.int32),
                 "position": tokens["position"].to_numpy(dtype=np.int32),
-                "start": tokens["start"].to_numpy(dtype=np.int32),
-                "end": tokens["end"].to_numpy(dtype=np.int32),
+                "start": start,
+                "end": end,
                 "length": np.repeat(lengths, lengths).astype(np.int32),
             }
         ),

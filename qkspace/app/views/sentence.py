@@ -15,9 +15,9 @@ from bokeh.models import ColumnDataSource, CustomJS, Div
 from qkspace.app.language import strings
 from qkspace.app.scripts import script
 from qkspace.app.select import Scene, Shown, sequence_of
-from qkspace.app.state import State
+from qkspace.app.state import Kind, State
 from qkspace.app.style import PANEL
-from qkspace.attention_view import Payload, attention_data, live_data
+from qkspace.attention_view import Payload, attention_data, live_data, sides
 
 THUMBNAIL_WEIGHTS = 40_000_000  # of all heads together, beyond which small pictures of the other layers are not sent
 
@@ -89,10 +89,11 @@ class SentenceView:
         if heads is not None and len(heads) == 1:
             what["head"] = self.head = int(heads[0])
         if self.scene.live is None:
-            selected, rows = now.get("selected"), self._rows(self.scene)
-            what["selected"] = None
-            if selected is not None and 0 <= int(selected["token"]) < rows.stop - rows.start:
-                what["selected"] = (str(selected["side"]), rows.start + int(selected["token"]))
+            selected, what["selected"] = now.get("selected"), None
+            if selected is not None:
+                rows = self._rows(self.scene, selected["side"])
+                if 0 <= int(selected["token"]) < rows.stop - rows.start:
+                    what["selected"] = (str(selected["side"]), rows.start + int(selected["token"]))
             what["sequence"] = sequence_of(self.shown, self.scene.state)
         self.change(**what)
 
@@ -103,14 +104,18 @@ class SentenceView:
             return ("live", scene.live.text, scene.live.pair)
         return ("sequence", sequence_of(self.shown, scene.state))
 
-    def _rows(self, scene: Scene) -> slice:
-        return self.shown.index.rows(sequence_of(self.shown, scene.state))
+    def _rows(self, scene: Scene, side: Kind) -> slice:
+        """Return the rows of the sequence on one side of the picture."""
+        asks, answers = sides(self.shown.index, sequence_of(self.shown, scene.state))
+        return asks if side == "query" else answers
 
     def _data(self, scene: Scene, layer: int, *, thumbs: bool) -> Payload:
         if scene.live is not None:
             return live_data(scene.live, layers=[layer], thumbs=thumbs)
-        rows, index = self._rows(scene), self.shown.index
-        n_weights = (rows.stop - rows.start) ** 2 * sum(spec.n_heads for spec in index.layers)
+        index, asks, answers = self.shown.index, self._rows(scene, "query"), self._rows(scene, "key")
+        n_weights = (
+            (asks.stop - asks.start) * (answers.stop - answers.start) * sum(spec.n_heads for spec in index.layers)
+        )
         small = thumbs and n_weights <= THUMBNAIL_WEIGHTS
         return attention_data(index, sequence_of(self.shown, scene.state), layers=[layer], thumbs=small)
 
@@ -118,7 +123,9 @@ class SentenceView:
         state = scene.state
         selected = None
         if state.selected is not None and scene.live is None:
-            selected = {"side": state.selected[0], "token": state.selected[1] - self._rows(scene).start}
+            side, row = state.selected
+            rows = self._rows(scene, side)
+            selected = {"side": side, "token": row - rows.start} if rows.start <= row < rows.stop else None
         return {"layer": state.layer, "selected": selected}
 
     def paint(self, theme: str) -> None:
