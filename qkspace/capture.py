@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from qkspace.windows import Windows
 
 IMPLEMENTATION = "qkspace_capture"  # must not contain "sdpa", "flex" or "flash": transformers looks for those words
-CHUNK_BYTES = 128 << 20  # attention that is held at a time; more than that is computed some query tokens at a time
+CHUNK_BYTES = 128 << 20  # attention that is held at a time; more than that is computed some query tokens at a time,
+PIECE_BYTES = (
+    16 << 20
+)  # so many bytes of it: small enough that the allocator of the C library keeps the memory for the next
 
 Route = Literal["interface", "inline"]
 Forward = Literal["exact", "sdpa"]
@@ -138,7 +141,8 @@ class _Chunks:
 
 def step_of(batch: int, n_heads: int, n_queries: int, n_keys: int) -> int:
     """Return how many query tokens are attended for at a time, so that `CHUNK_BYTES` hold them."""
-    return max(1, min(n_queries, CHUNK_BYTES // max(1, 4 * batch * n_heads * n_keys)))
+    row_bytes = max(1, 4 * batch * n_heads * n_keys)
+    return n_queries if n_queries * row_bytes <= CHUNK_BYTES else max(1, min(PIECE_BYTES, CHUNK_BYTES) // row_bytes)
 
 
 Listener = Callable[[AttentionCall], None]
@@ -344,19 +348,38 @@ def weights(
     import torch
 
     n_queries, n_keys = query.shape[2], key.shape[2]
-    key = key.float().repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-    logit = scale * query[:, :, rows].float() @ key.transpose(2, 3)
+    asking = query[:, :, rows]
+    grouped = asking.float().reshape(len(key), key.shape[1], -1, key.shape[3])  # heads that share keys lie together
+    logit = (scale * grouped @ key.float().transpose(2, 3)).reshape(*asking.shape[:3], n_keys)
     if softcap is not None:
-        logit = softcap * torch.tanh(logit / softcap)
-    for added in (bias, mask):
-        part = _rows_of(added, rows, n_queries, n_keys)
-        if part is not None:
-            logit = logit.masked_fill(~part, -torch.inf) if part.dtype == torch.bool else logit + part.float()
+        logit = logit.div_(softcap).tanh_().mul_(softcap)
+    added = _added(mask, bias, rows, n_queries, n_keys)
+    nothing = None
+    if added is not None:
+        nothing = (added == -torch.inf).all(dim=-1, keepdim=True)
+        logit = logit.add_(added.masked_fill(nothing, 0))
     if sink is not None:
         extra = sink.float().reshape(1, -1, 1, 1).expand(*logit.shape[:3], 1)
         return torch.softmax(torch.cat([logit, extra], dim=-1), dim=-1)[..., :-1]
-    nothing = (logit == -torch.inf).all(dim=-1, keepdim=True)
-    return torch.softmax(logit.masked_fill(nothing, 0), dim=-1).masked_fill(nothing, 0)
+    attention = torch.softmax(logit, dim=-1)
+    return attention if nothing is None or not bool(nothing.any()) else attention.masked_fill(nothing, 0)
+
+
+def _added(mask: Tensor | None, bias: Tensor | None, rows: slice, n_queries: int, n_keys: int) -> Tensor | None:
+    """Return mask and bias of some query tokens together, in float32, -inf where a mask of booleans forbids."""
+    import torch
+
+    found = None
+    for tensor in (bias, mask):
+        part = _rows_of(tensor, rows, n_queries, n_keys)
+        if part is not None:
+            values = (
+                torch.zeros(part.shape, device=part.device).masked_fill_(~part, -torch.inf)
+                if part.dtype == torch.bool
+                else part.float()
+            )
+            found = values if found is None else found + values
+    return found
 
 
 def _rows_of(given: Any, rows: slice, n_queries: int, n_keys: int) -> Any:

@@ -189,6 +189,8 @@ def extract(
     layers = check.layers
     threads = torch.get_num_threads()
     n_workers = min(threads, MAX_WORKERS) if can_be_copied(model) else 1
+    if len(units) == 1:
+        n_workers = min(n_workers, units[0].last - units[0].first)
     room, lengths = Room(), tokens.lengths
     free: SimpleQueue[tuple[PreTrainedModel, Gatherer]] = SimpleQueue()
 

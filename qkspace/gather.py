@@ -91,6 +91,8 @@ class Gatherer:
         for side in (self.queries, self.keys):
             side.move(device)
         self._classes: Tensor | None = None
+        self._verified: dict[tuple[bool, int | None], Tensor | None] = {}  # the mask that was seen to be so
+        self._uniform: dict[tuple[bool, int | None, int], Tensor] = {}
 
     def see(self, call: AttentionCall) -> None:
         """Take what is kept of one layer from one forward pass."""
@@ -107,6 +109,8 @@ class Gatherer:
         value_norm = self._value_norm(call)  # (sequence, kv_head, key token)
         total: Tensor | None = None
         for rows, attention in call.rows():
+            if layer.causal and rows.stop < attention.shape[3] and not layer.crosses:
+                attention = attention[..., : rows.stop]  # what follows is not attended to
             top = pack_strongest(attention.float(), min(buffer["top"].shape[2], attention.shape[3]), self.unit.low)
             sums = self._statistics(call, layer, attention.float(), top, rows)
             total = sums if total is None else total + sums
@@ -161,6 +165,10 @@ class Gatherer:
         n = int(self.queries.lengths[self.longest])
         if layer.position == "sequence" or layer.crosses:
             return
+        form, is_plain = (layer.causal, layer.window), call.bias is None and position is None
+        if is_plain and form in self._verified and self._verified[form] is call.mask:
+            return  # the layers of most models share one mask
+        self._verified[form] = call.mask
         allowed = allowed_alike(layer, position, n)
         if not np.array_equal(masks.observed_mask(call, self.longest, n), allowed):
             raise QKSpaceError(f"{call.module}: its attention mask over {n} tokens is not the one seen at the check.")
@@ -196,18 +204,28 @@ class Gatherer:
             return torch.bmm(per_token, asking).sum(dim=0)
 
         n_heads = attention.shape[1]
-        position = self._position(call)
-        counts = _allowed_counts(call, layer, position, self.queries.inside, self.keys.inside, rows)
-        uniform = (counts.log() * self.queries.inside[:, rows]).sum()
+        uniform = self._uniform_entropy(call, layer, rows)
         share = self._position_share(call, layer, attention, rows)
         columns = [
-            self._class_sums(attention, rows),  # KEY_CLASSES
+            self._class_sums(attention, rows, causal=layer.causal and not self.crosses),  # KEY_CLASSES
             total(_entropy(attention)),
             uniform.expand(n_heads, 1),
             total(unpack_strongest(top[..., 0], self.unit.low)[0]),
             attention.new_full((n_heads, 1), float("nan")) if share is None else total(share),
         ]
         return torch.cat(columns, dim=1)
+
+    def _uniform_entropy(self, call: AttentionCall, layer: LayerSpec, rows: slice) -> Tensor:
+        """Return the entropy of equal attention to all allowed keys, summed over some query tokens of the batch."""
+        position, key = self._position(call), (layer.causal, layer.window, rows.start)
+        is_shared = position is None and layer.position is None and not layer.crosses
+        if is_shared and key in self._uniform:
+            return self._uniform[key]
+        counts = _allowed_counts(call, layer, position, self.queries.inside, self.keys.inside, rows)
+        uniform: Tensor = (counts.log() * self.queries.inside[:, rows]).sum()
+        if is_shared:
+            self._uniform[key] = uniform
+        return uniform
 
     def _with_values(self, sums: Tensor, value_norm: Tensor, layer: LayerSpec) -> Tensor:
         """Put the sums over values where STATISTICS has them: next to last."""
@@ -228,11 +246,12 @@ class Gatherer:
         else:
             return None
         allowed = _allowed(call, layer, self._position(call), self.keys.inside, rows)
+        n_keys = attention.shape[3]
         content = weights(query, key, layer.scale, mask=allowed, rows=rows)
-        apart = (attention - content).abs().sum(dim=-1)
+        apart = (attention - content[..., :n_keys]).abs().sum(dim=-1)
         return (apart + (1 - attention.sum(dim=-1)).clamp_min(0)) / 2
 
-    def _class_sums(self, attention: Tensor, rows: slice) -> Tensor:
+    def _class_sums(self, attention: Tensor, rows: slice, *, causal: bool) -> Tensor:
         """Sum attention over KEY_CLASSES: (head, class)."""
         import torch
 
@@ -242,7 +261,6 @@ class Gatherer:
         device, n_keys = attention.device, attention.shape[3]
         asking = self.queries.inside[:, None, rows].float()  # (sequence, 1, query token)
         place, key = torch.arange(rows.start, rows.stop, device=device), torch.arange(n_keys, device=device)
-        distance = (place[:, None] - key[None, :]).abs().float()
 
         def at(offset: int) -> Tensor:  # attention to the key so far before each query: (sequence, head, query token)
             wanted = place - offset
@@ -250,15 +268,12 @@ class Gatherer:
             index = wanted.clamp(0, n_keys - 1)[:, None].expand(*attention.shape[:2], -1, 1)
             return attention.gather(3, index)[..., 0] * valid
 
-        of_special = attention @ self.special.float()[:, None, :, None]
-        per_query = [
-            of_special[..., 0],
-            attention[..., 0],
-            at(1),
-            at(-1),
-            at(0),
-            torch.einsum("bhnm,nm->bhn", attention, distance),
-        ]
+        special = self.special[:, :n_keys].float()
+        columns = torch.stack([special, torch.ones_like(special), key.float().expand_as(special)], dim=-1)
+        of_special, whole, mean_key = (attention @ columns[:, None]).unbind(dim=-1)
+        apart = (place[:, None] - key[None, :]).abs()
+        distance = whole * place - mean_key if causal else (attention * apart).sum(dim=-1)
+        per_query = [of_special, attention[..., 0], at(1), at(-1), at(0), distance]
         return torch.stack([(values * asking).sum(dim=(0, 2)) for values in per_query], dim=1)
 
     def _key_classes(self) -> Tensor:
