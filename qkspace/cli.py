@@ -204,7 +204,7 @@ def _add_how(build: argparse.ArgumentParser) -> None:
         choices=("exact", "sdpa"),
         default="exact",
         help="exact takes attention as the model's own code computes it (default); sdpa runs the model by torch's fused "
-        "kernel, faster on long texts, and takes the attention of the captured vectors: the same within rounding",
+        "kernel and takes the attention of the captured vectors: less memory, the same within rounding",
     )
     capture.add_argument(
         "--generate", type=int, metavar="N", help="let the model go on with each text for up to N tokens, and show both"
