@@ -62,7 +62,7 @@ def read(
     if unit not in ("line", "paragraph"):
         raise QKSpaceError(f"Unknown unit {unit!r}: expected line or paragraph.")
     name = str(source)
-    chosen = _format(name, format)
+    chosen = format_of(name, format)
     given = {
         "text_column": text_column is not None,
         "unit": unit != "line",
@@ -82,7 +82,7 @@ def read(
     return row_sequences(parquet_rows(name) if chosen == "parquet" else dataset_rows(name, split, config), text_column)
 
 
-def _format(name: str, asked: str | None) -> str:
+def format_of(name: str, asked: str | None) -> str:
     """Return the format of a source, having checked that a local one is there."""
     if asked is not None and asked not in FORMATS:
         raise QKSpaceError(f"Unknown corpus format {asked!r}: expected one of {', '.join(FORMATS)}.")

@@ -39,12 +39,16 @@ def _part(tensor: Tensor | None, call: AttentionCall, sequence: int, n_queries: 
 
     if tensor is None:
         return None
-    whole = tensor.reshape((1,) * (4 - tensor.dim()) + tuple(tensor.shape))
-    whole = whole.expand(len(call.query), -1, call.query.shape[2], call.key.shape[2])
-    part = whole[sequence, :, :n_queries, :n_keys]
+    part = _of_sequence(tensor, call, sequence)[:, :n_queries, :n_keys]
     if part.dtype == torch.bool:
         part = torch.zeros(part.shape, device=part.device).masked_fill(~part, -torch.inf)
     return np.asarray(part.float().cpu().numpy())
+
+
+def _of_sequence(tensor: Tensor, call: AttentionCall, sequence: int) -> Tensor:
+    """Return a mask or bias, however few of its axes are there, of one sequence: (head or 1, query token, key token)."""
+    whole = tensor.reshape((1,) * (4 - tensor.dim()) + tuple(tensor.shape))
+    return whole.expand(len(call.query), -1, call.query.shape[2], call.key.shape[2])[sequence]
 
 
 def observed_mask(call: AttentionCall, sequence: int, n: int, n_keys: int | None = None) -> BoolArray:
@@ -55,9 +59,7 @@ def observed_mask(call: AttentionCall, sequence: int, n: int, n_keys: int | None
     allowed = np.ones((n, n_keys), dtype=bool)
     for tensor in (call.mask, call.bias):
         if tensor is not None:
-            whole = tensor.reshape((1,) * (4 - tensor.dim()) + tuple(tensor.shape))
-            whole = whole.expand(len(call.query), -1, call.query.shape[2], call.key.shape[2])
-            part = whole[sequence, 0, :n, :n_keys]
+            part = _of_sequence(tensor, call, sequence)[0, :n, :n_keys]
             here = part if part.dtype == torch.bool else part > NOT_ALLOWED
             allowed &= np.asarray(here.cpu().numpy(), dtype=bool)
     return allowed

@@ -88,20 +88,21 @@ def number_or_string(value: str) -> Scalar:
     return int(value) if value.removeprefix("-").isdigit() else float(value)
 
 
-def parquet_rows(name: str) -> Iterator[Located]:
-    """Yield the rows of a Parquet file, some hundreds in memory at a time."""
+def parquet_rows(name: str, *, batch_size: int = 512, everything: bool = False) -> Iterator[Located]:
+    """Yield the rows of a Parquet file, so many in memory at a time; of all columns, or of those that hold scalars."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(name) as file:
             features = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
-            labels = _label_names(features.get("info", {}).get("features", {}))
-            batches = file.iter_batches(batch_size=512, columns=_usable_columns(file.schema_arrow, name))
+            labels = label_names(features.get("info", {}).get("features", {}))
+            columns = None if everything else _usable_columns(file.schema_arrow, name)
+            batches = file.iter_batches(batch_size=batch_size, columns=columns)
             rows = (row for batch in batches for row in batch.to_pylist())
             for number, row in enumerate(rows, start=1):
                 where = f"{name} row {number}"
-                yield where, _with_label_names(row, labels, where)
+                yield where, with_label_names(row, labels, where)
     except (pa.ArrowException, OSError) as error:
         raise QKSpaceError(f"{name}: cannot be read as Parquet ({error}).") from error
 
@@ -109,39 +110,45 @@ def parquet_rows(name: str) -> Iterator[Located]:
 def dataset_rows(name: str, split: str | None, config: str | None) -> Iterator[Located]:
     """Yield the rows of a Hugging Face data set."""
     try:
-        data, where = _loaded(name, split, config)
+        data, where = loaded(name, split, config)
     except QKSpaceError:
         raise
     except Exception as error:  # whatever a builder, the network or a file of another format raises
         is_folder = Path(name).is_dir()
         what = "a folder, but not of a data set" if is_folder else "neither a file or folder here nor a data set"
         raise QKSpaceError(
-            f"{name} is {what} that could be loaded: {_reason(error)}. Check the spelling and the "
+            f"{name} is {what} that could be loaded: {reason_of(error)}. Check the spelling and the "
             f"network, or give a file ({', '.join(FORMAT_OF_SUFFIX)})."
         ) from error
     labels: Mapping[str, list[str]] = {}
     if data.features is not None:  # a stream of files may not know them before it is read
         usable = _usable_columns(data.features.arrow_schema, where)
         data = data.select_columns(usable)  # images and audio stay undecoded
-        labels = _label_names(data.features.to_dict())
+        labels = label_names(data.features.to_dict())
+    return fetched(data, where, labels)
+
+
+def fetched(data: Any, where: str, labels: Mapping[str, list[str]]) -> Iterator[Located]:
+    """Yield the rows of a loaded data set, with the names of their labels."""
     rows, number = iter(data.with_format(None)), 0
     while True:
         number += 1
         place = f"{where} row {number}"
         try:
             row = next(rows, None)
-        except Exception as error:  # as above: rows are fetched and parsed here
-            raise QKSpaceError(f"{place}: cannot be read: {_reason(error)}.") from error
+        except Exception as error:  # whatever a builder, the network or a file raises: rows are fetched and parsed here
+            raise QKSpaceError(f"{place}: cannot be read: {reason_of(error)}.") from error
         if row is None:
             return
-        yield place, _with_label_names(row, labels, place)
+        yield place, with_label_names(row, labels, place)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Return the kind of an error and what it says."""
     return f"{type(error).__name__}: {error}".strip().rstrip(".")
 
 
-def _loaded(name: str, split: str | None, config: str | None) -> tuple[Any, str]:
+def loaded(name: str, split: str | None, config: str | None) -> tuple[Any, str]:
     """Return one split of a data set and the words that name it."""
     import datasets
 
@@ -186,7 +193,7 @@ def _usable_columns(schema: pa.Schema, where: str) -> list[str]:
     return usable
 
 
-def _label_names(features: Mapping[str, Any]) -> dict[str, list[str]]:
+def label_names(features: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return the names of the labels in each column that is a `ClassLabel` or a list of them."""
     names = {}
     for column, feature in features.items():
@@ -196,7 +203,7 @@ def _label_names(features: Mapping[str, Any]) -> dict[str, list[str]]:
     return names
 
 
-def _with_label_names(row: Row, labels: Mapping[str, list[str]], where: str) -> Row:
+def with_label_names(row: Row, labels: Mapping[str, list[str]], where: str) -> Row:
     """Return the row with the names of its labels; -1 is a label that is not known."""
 
     def name(column: str, label: int | None) -> str | None:
@@ -253,7 +260,8 @@ def _is_words(value: object) -> TypeGuard[list[str]]:
     return isinstance(value, list) and all(isinstance(word, str) for word in value)
 
 
-def _is_scalar(value: object) -> bool:
+def is_scalar_value(value: object) -> bool:
+    """Tell whether a value of a row can be metadata."""
     return value is None or isinstance(value, str | int | float)
 
 
@@ -263,12 +271,14 @@ def _shown(value: object) -> str:
 
 def _sequence(content: object, others: Row, where: str, column: str) -> TextSequence:
     """Return the sequence of one row, from its text or its words."""
-    metadata = {name: value for name, value in others.items() if _is_scalar(value)}
+    metadata = {name: value for name, value in others.items() if is_scalar_value(value)}
     if content is None or isinstance(content, str):
         return TextSequence(content or "", metadata, source=where)
     if not _is_words(content):
         raise QKSpaceError(f"{where}: column {column!r} holds {_shown(content)}, expected a text or a list of words.")
-    labels = {name: value for name, value in others.items() if isinstance(value, list) and all(map(_is_scalar, value))}
+    labels = {
+        name: value for name, value in others.items() if isinstance(value, list) and all(map(is_scalar_value, value))
+    }
     for name, values in labels.items():
         if len(values) != len(content):
             raise QKSpaceError(
