@@ -22,7 +22,7 @@ import numpy as np
 from qkspace import store
 from qkspace.app.language import say
 from qkspace.index import Index
-from qkspace.position import LayerPosition, allowed_rows, attend_heads, with_sink
+from qkspace.position import LayerPosition, attend_heads, with_sink
 from qkspace.schema import BoolArray, FloatArray, IntArray, LayerSpec, QKSpaceError
 
 if TYPE_CHECKING:
@@ -326,7 +326,7 @@ class _Sequence:
     def allowed(self, at: IntArray) -> BoolArray:
         """Return which keys the queries at some positions may attend to: (query, key token)."""
         n = len(self.key)
-        allowed = allowed_rows(self.layer, at, n, self.n_source)
+        allowed = self.layer.allowed(n, self.n_source, at=at)
         added = None if self.position is None else self.position.of(n, self.number)
         return allowed if added is None else np.asarray(allowed & (added[0, at] > -np.inf))
 

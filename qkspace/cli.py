@@ -164,6 +164,13 @@ def _add_compare(compare: argparse.ArgumentParser) -> None:
 
 def _add_how(build: argparse.ArgumentParser) -> None:
     """Add how a corpus is read, a model run, and what is stored."""
+    _add_reading(build)
+    _add_capture(build)
+    _add_stored(build)
+
+
+def _add_reading(build: argparse.ArgumentParser) -> None:
+    """Add how a corpus is read."""
     reading = build.add_argument_group("how the corpus is read")
     reading.add_argument(
         "--format", help="text, jsonl, csv, tsv, parquet, conllu, datasets or images (default: by the name's suffix)"
@@ -185,6 +192,10 @@ def _add_how(build: argparse.ArgumentParser) -> None:
         "--long", choices=("split", "cut"), default="split", help="what becomes of longer sequences (default split)"
     )
     reading.add_argument("--max-tokens", type=int, help="store a random sample of whole sequences of so many tokens")
+
+
+def _add_capture(build: argparse.ArgumentParser) -> None:
+    """Add how the model is run."""
     capture = build.add_argument_group("how the model is run")
     capture.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     capture.add_argument("--dtype", choices=("auto", "float32", "float16", "bfloat16"), default="auto")
@@ -220,6 +231,10 @@ def _add_how(build: argparse.ArgumentParser) -> None:
         help="also read weights that are stored by pickle (pytorch_model.bin), numbers only",
     )
     capture.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the checkpoint")
+
+
+def _add_stored(build: argparse.ArgumentParser) -> None:
+    """Add what is stored of it, maps among it."""
     maps = build.add_argument_group("what is stored")
     maps.add_argument(
         "--methods",

@@ -110,7 +110,7 @@ def _format(medium: Medium, name: str, asked: str | None) -> str:
         raise QKSpaceError(f"{name}: no such file or folder (looked from {Path.cwd()}). Check the path.")
     if asked == plural or (asked is None and holds):
         return plural
-    if asked is None and path.is_dir() and not _holds_data(path):
+    if asked is None and path.is_dir() and not holds_rows(path):
         raise QKSpaceError(
             f"{name}: there is no {noun} in this folder or below it. Expected files such as "
             f"{', '.join(medium.suffixes[:6])}, a file of rows ({', '.join(_CORPUS_FILES)}), or a data set written by "
@@ -125,7 +125,8 @@ def _format(medium: Medium, name: str, asked: str | None) -> str:
     return found
 
 
-def _holds_data(folder: Path) -> bool:
+def holds_rows(folder: Path) -> bool:
+    """Tell whether a folder is of data, whatever else lies in it: written by save_to_disk, or with files of rows."""
     saved = any((folder / marker).is_file() for marker in ("state.json", "dataset_dict.json"))
     return saved or any(path.suffix.lower() in _CORPUS_FILES for path in folder.rglob("*"))
 

@@ -111,22 +111,13 @@ def _of_sequence(
 # -------------------------------------------------------------------------------------------------- attention
 
 
-def allowed_rows(layer: LayerSpec, at: IntArray, n: int, n_source: int | None = None) -> BoolArray:
-    """Return which keys of a sequence of n tokens the queries at some positions may attend to: (query, key token)."""
-    if layer.crosses:
-        return layer.allowed(n, n_source)[at]
-    offset = at[:, None] - np.arange(n)[None, :]
-    allowed = offset >= 0 if layer.causal else np.ones(offset.shape, dtype=bool)
-    return allowed if layer.window is None else allowed & (np.abs(offset) < layer.window)
-
-
 def allowed_alike(layer: LayerSpec, position: LayerPosition | None, n: int, queries: slice = slice(None)) -> BoolArray:
     """Return who may attend to whom in any sequence of n tokens, where that is the same for all: (query, key token).
 
     queries: of which tokens alone, as all of a long text take a while.
     """
     grid = position.of(n) if position is not None and position.kind == "grid" else None
-    allowed = allowed_rows(layer, np.arange(n)[queries], n)
+    allowed = layer.allowed(n, at=np.arange(n)[queries])
     return allowed if grid is None else allowed & (grid[0, queries] > -np.inf)
 
 
@@ -189,7 +180,7 @@ def attend_heads(
     logit: FloatArray = (spec.scale * (grouped @ key[:, None].swapaxes(-1, -2))).reshape(n_heads, len(at), n)
     bias = None if position is None else position.of(n, number)
     logit = add_part(logit, spec, None if bias is None else bias[:, at])
-    np.copyto(logit, -np.inf, where=~allowed_rows(spec, at, n, n_source))
+    np.copyto(logit, -np.inf, where=~spec.allowed(n, n_source, at=at))
     sink = None if position is None or position.sink is None else position.sink[:, None, None]
     return np.asarray(softmax(logit, sink), dtype=np.float32)
 

@@ -92,10 +92,13 @@ def asked_modality(sources: Sequence[str], parameters: Parameters) -> Modality |
 def _holds(name: str, modality: str) -> bool:
     """Tell whether a source is files of images or of sound."""
     from qkspace.image_corpus import is_image_name
+    from qkspace.media import holds_rows
     from qkspace.sound_corpus import is_sound_name
 
     path = Path(name)
-    names = [str(p) for p in path.rglob("*") if p.is_file()] if path.is_dir() else [name]
+    if path.is_dir() and holds_rows(path):  # a picture among data is no corpus of pictures
+        return False
+    names = (str(p) for p in path.rglob("*") if p.is_file()) if path.is_dir() else [name]
     return any(map(is_image_name if modality == "image" else is_sound_name, names))
 
 

@@ -67,18 +67,19 @@ class LayerSpec:
     has_sink: bool = False
     crosses: bool = False
 
-    def allowed(self, n: int, n_source: int | None = None) -> BoolArray:
+    def allowed(self, n: int, n_source: int | None = None, *, at: IntArray | None = None) -> BoolArray:
         """Return who may attend to whom in one sequence of n tokens: (query token, key token).
 
-        n_source: how many of them are of the source, where the layer crosses.
+        n_source: how many of them are of the source, where the layer crosses; at: only the queries at these positions.
         """
-        place = np.arange(n)
+        key = np.arange(n)
+        place = key if at is None else at
         if self.crosses:
             if n_source is None:
                 raise QKSpaceError(f"{self.module} reads another sequence: say how many tokens are of the source.")
-            return np.asarray((place[:, None] >= n_source) & (place[None, :] < n_source))
-        offset = place[:, None] - place[None, :]
-        allowed = offset >= 0 if self.causal else np.ones((n, n), dtype=bool)
+            return np.asarray((place[:, None] >= n_source) & (key[None, :] < n_source))
+        offset = place[:, None] - key[None, :]
+        allowed = offset >= 0 if self.causal else np.ones(offset.shape, dtype=bool)
         return allowed if self.window is None else allowed & (np.abs(offset) < self.window)
 
     @property

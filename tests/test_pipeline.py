@@ -29,6 +29,7 @@ from qkspace.index import Index
 from qkspace.pipeline import build
 from qkspace.plan import Parameters
 from qkspace.project import METHODS
+from qkspace.reading import asked_modality
 from qkspace.schema import QKSpaceError
 
 # A process that has imported everything and forks one child a build: a build starts in a tenth of a second, and can be
@@ -815,3 +816,19 @@ def test_what_was_refused_after_reading_does_not_stand_in_the_way(
     with pytest.raises(QKSpaceError, match=r"no vectors before rotary positions"):
         build(model, corpus, out=out, before_rope=True, **options)
     assert build(model, corpus, out=out, **options).n_layers == 2
+
+
+def test_a_picture_beside_texts_does_not_make_them_images(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint, sentences: list[str]
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "logo.png").write_bytes(b"")
+    rows = "\n".join(json.dumps({"text": sentence}) for sentence in sentences[:6])
+    (folder / "train.jsonl").write_text(rows, encoding="utf-8")
+    options: dict[str, Any] = {"methods": ["pca"], "dims": [2], "n_jobs": 1}
+    index = build(str(make_checkpoint("bert")), folder / "train.jsonl", out=tmp_path / "out", **options)
+    assert len(index.sequences) == 6
+    assert asked_modality([str(folder)], Parameters()) is None
+    (folder / "train.jsonl").unlink()
+    assert asked_modality([str(folder)], Parameters()) == "image"
