@@ -95,12 +95,12 @@ class Index:
     @cached_property
     def tokens(self) -> pd.DataFrame:
         """One row per stored token: sequence, position, token, token_id, text, is_special, word, kind and metadata."""
-        return self._table("tokens")
+        return self.table("tokens")
 
     @cached_property
     def sequences(self) -> pd.DataFrame:
         """One row per stored sequence: sequence, text, n_tokens, its metadata, and whether maps were fitted on it."""
-        return self._table("sequences")
+        return self.table("sequences")
 
     @cached_property
     def row_starts(self) -> IntArray:
@@ -181,13 +181,20 @@ class Index:
         return Head(self, layer, head)
 
     def head_table(self) -> pd.DataFrame:
-        """Return one row per head: layer, head, its statistics, and the scores of each map (pca2_recall1, ...)."""
-        table = self._table("heads")
+        """Return one row per head: layer, head, its statistics and the scores of each map (pca2_recall1, ...).
+
+        Analyses of the heads that the index holds add what they found of each (`qkspace.heads`).
+        """
+        table = self.table("heads")
         for method, dims in self.maps:
             scores = (
-                self._table(f"maps/{method}{dims}/scores").set_index(["layer", "head"]).add_prefix(f"{method}{dims}_")
+                self.table(f"maps/{method}{dims}/scores").set_index(["layer", "head"]).add_prefix(f"{method}{dims}_")
             )
             table = table.join(scores, on=["layer", "head"])
+        for name, entry in self.manifest.get("analyses", {}).items():
+            if columns := entry["head_columns"]:
+                found = self.table(f"analyses/{name}").set_index(["layer", "head"])[columns]
+                table = table.join(found, on=["layer", "head"])
         return table
 
     def map_path(self, method: str, dims: int, layer: int, head: int, suffix: str) -> Path:
@@ -230,7 +237,12 @@ class Index:
 
         return sentence(self, sequence, **options)
 
-    def _table(self, name: str) -> pd.DataFrame:
+    def table(self, name: str) -> pd.DataFrame:
+        """Return a table of the index by the name of its file, such as "heads" or "analyses/relations".
+
+        Raises:
+            QKSpaceError: there is none, or it is damaged.
+        """
         import pandas as pd
 
         try:

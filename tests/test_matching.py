@@ -18,9 +18,10 @@ from qkspace import behaviour, store
 from qkspace.behaviour import head_distances
 from qkspace.comparison import matching
 from qkspace.comparison.matching import Matching, match_heads, same_shape
-from qkspace.comparison.units import common_units, pool
+from qkspace.comparison.units import common_units
 from qkspace.index import Index
 from qkspace.pipeline import build
+from qkspace.pooling import pool
 from qkspace.schema import QKSpaceError
 
 Make = Callable[..., Index]

@@ -11,9 +11,10 @@ from conftest import MakeCheckpoint
 from numpy.typing import NDArray
 
 from qkspace import store
-from qkspace.comparison.units import Units, common_units, pool
+from qkspace.comparison.units import Units, common_units
 from qkspace.index import Index
 from qkspace.pipeline import build
+from qkspace.pooling import pool
 from qkspace.schema import QKSpaceError
 
 

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from qkspace.behaviour import BLOCK_PAIRS, add_mixtures, attention_of_all, divergence, draw_queries
-from qkspace.comparison.units import CommonSequence, Units, pool_keys, pool_queries
+from qkspace.comparison.units import CommonSequence, Units
 from qkspace.index import Index
+from qkspace.pooling import pool_keys, pool_queries
 from qkspace.schema import BoolArray, FloatArray, IntArray, QKSpaceError
 
 HELD = 16 * BLOCK_PAIRS  # attention weights of all heads of both models held at a time

@@ -34,8 +34,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qkspace import store
-from qkspace.comparison.units import Units, common_units, pool
+from qkspace.comparison.units import Units, common_units
 from qkspace.index import Head, Index, prefixed
+from qkspace.pooling import pool
 from qkspace.schema import FloatArray, IntArray, QKSpaceError
 
 if TYPE_CHECKING:

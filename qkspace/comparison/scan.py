@@ -19,9 +19,10 @@ from qkspace import store
 from qkspace.comparison.drift import SequenceMarks, sequence_drift
 from qkspace.comparison.moments import Moments
 from qkspace.comparison.noise import noise_floor
-from qkspace.comparison.units import CommonSequence, common_units, pool
+from qkspace.comparison.units import CommonSequence, common_units
 from qkspace.index import Index
 from qkspace.maps import end_with_parent
+from qkspace.pooling import pool
 from qkspace.position import attend_heads, with_sink
 from qkspace.schema import FloatArray, IntArray
 
