@@ -21,15 +21,22 @@ from qkspace.store import replacing
 if TYPE_CHECKING:
     import pandas as pd
 
+    from qkspace.matrix_picture import Style
+
 TABLES = (".csv", ".parquet")
 SUFFIXES = {
     "map": (*PICTURES, ".html", *TABLES),
     "sentence": (*PICTURES, ".html"),
     "heatmap": (*PICTURES, ".html"),
+    "matrix": PICTURES,
+    "received": (*PICTURES, *TABLES),
+    "bars": PICTURES,
+    "scatter": PICTURES,
     "atlas": PICTURES,
 }
 
 
+MATRICES: dict[str, Style] = {"matrix": "heatmap", "received": "received", "bars": "bars", "scatter": "scatter"}
 _OF_SENTENCE = ("layer", "head", "sequence", "tokens", "theme", "width")
 _OF_MAP = ("layer", "head", "method", "dims", "colour", "links", "threshold", "selected", "theme", "width")
 _OF_LINES = ("special", "itself", "first", "whole")
@@ -37,6 +44,7 @@ USED = {  # what a view can be told
     "map": (*_OF_MAP, *_OF_LINES, "yaw", "pitch", "hidden", "search", "region", "by_norm"),
     "sentence": _OF_SENTENCE,
     "heatmap": _OF_SENTENCE,
+    **dict.fromkeys(MATRICES, _OF_SENTENCE),
     "atlas": ("method", "dims", "colour", "theme", "width", "order", "least", "search"),
 }
 
@@ -146,7 +154,7 @@ def export(
     tokens: tuple[int, int] | None = None,
     **options: Any,  # of map_picture: method, dims, colour, links, threshold, selected, theme, width
 ) -> Path:
-    """Write a view of an index ("map", "sentence", "heatmap" or "atlas") to a file whose suffix says how.
+    """Write a view of an index (`SUFFIXES` lists them) to a file whose suffix says how.
 
     Without a layer and head, a map is of the head whose map says most about ordinary words; without heads, a sentence is
     shown with all heads of its layer, and without a sequence it is the first. A table is of the points that are drawn.
@@ -171,6 +179,8 @@ def export(
     if view == "map":
         return _export_map(index, path, layer, heads, options)
     first = int(index.sequences["sequence"].iloc[0]) if sequence is None else sequence
+    if view in MATRICES:
+        return _export_matrix(index, path, view, first, layer, heads, tokens, options)
     if path.suffix.lower() == ".html":
         return _export_attention_view(index, path, first, layer, heads, view, options.get("theme") or "auto")
     from qkspace.picture import sentence_picture
@@ -202,6 +212,31 @@ def _export_map(index: Index, path: Path, layer: int | None, heads: Sequence[int
     from qkspace.picture import map_picture
 
     return save(map_picture(index, *at, **known), path)
+
+
+def _export_matrix(
+    index: Index,
+    path: Path,
+    view: str,
+    sequence: int,
+    layer: int | None,
+    heads: Sequence[int],
+    tokens: tuple[int, int] | None,
+    options: Mapping[str, Any],
+) -> Path:
+    """Write one matrix of a sequence, of a head or averaged over all of a layer, as a picture or what tokens receive."""
+    from qkspace.matrix import matrix_of, received
+    from qkspace.matrix_picture import matrix_picture
+
+    if len(heads) > 1:
+        raise QKSpaceError(
+            f"One matrix is of one head, or of the mean of all: give one head or none; got {len(heads)}."
+        )
+    found = matrix_of(index, sequence, layer=layer, head=heads[0] if heads else None, tokens=tokens)
+    if path.suffix.lower() in TABLES:
+        return write_table(received(found), path)
+    known = {name: options[name] for name in ("theme", "width") if options.get(name)}
+    return save(matrix_picture(found, MATRICES[view], **known), path)
 
 
 def _export_attention_view(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from qkspace.fidelity import Scores
     from qkspace.live import LiveSequence
     from qkspace.normalise import Gauge
-    from qkspace.notebook import AtlasPicture, MapPage
+    from qkspace.notebook import MapPage, Picture
     from qkspace.project import Projection
     from qkspace.search import Hits
 
@@ -225,7 +225,7 @@ class Index:
 
         show(self, layer=layer, head=head, **options)
 
-    def atlas(self, **options: Any) -> AtlasPicture:  # method, dims, colour, theme, width
+    def atlas(self, **options: Any) -> Picture:  # method, dims, colour, theme, width
         """Show the maps of all heads below a cell; see `qkspace.notebook.atlas`."""
         from qkspace.notebook import atlas
 
@@ -236,6 +236,30 @@ class Index:
         from qkspace.notebook import sentence
 
         return sentence(self, sequence, **options)
+
+    def matrix(self, sequence: int | LiveSequence, *args: Any, **options: Any) -> Picture:  # style, layer, head, ...
+        """Show the attention over one sequence as one matrix, below a cell; see `qkspace.notebook.matrix`."""
+        from qkspace.notebook import matrix
+
+        return matrix(self, sequence, *args, **options)
+
+    def analyse(self, *only: str, **options: Any) -> Index:  # overwrite, console, and of the analyses
+        """Find out what each head does, keep it in the index, and return it so; see `qkspace.heads.analyse.run`."""
+        from qkspace.heads.analyse import run
+
+        return run(self, only, **options)
+
+    def analysis(self, table: str) -> pd.DataFrame:
+        """Return a table of an analysis of the heads that the index holds, such as "relations-best"."""
+        from qkspace.heads.kept import read
+
+        return read(self, table)
+
+    def labels(self, **thresholds: float) -> pd.DataFrame:
+        """Return what each head is called by what it does, by stated thresholds; see `qkspace.heads.labels`."""
+        from qkspace.heads.labels import Thresholds, labels
+
+        return labels(self.head_table(), Thresholds(**thresholds))
 
     def table(self, name: str) -> pd.DataFrame:
         """Return a table of the index by the name of its file, such as "heads" or "analyses/relations".

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from bokeh.document import Document
     from matplotlib.figure import Figure
 
+    from qkspace.matrix_picture import Style
+
 PIXELS_PER_INCH = 96  # as browsers count
 SHARPNESS = 2  # pixels of a picture for each that a cell shows, for fine screens
 
@@ -186,8 +188,8 @@ def map_page(
 
 
 @dataclass(frozen=True)
-class AtlasPicture:
-    """The maps of all heads as one picture below a cell; options: as of `index.atlas`."""
+class Picture:
+    """A picture below a cell; options: what it was asked for with."""
 
     options: dict[str, Any]
     figure: Figure = field(repr=False)
@@ -197,7 +199,7 @@ class AtlasPicture:
         from qkspace.drawing import save
 
         with TemporaryDirectory() as folder:
-            path = save(self.figure, Path(folder) / "atlas.png", dpi=SHARPNESS * PIXELS_PER_INCH)
+            path = save(self.figure, Path(folder) / "picture.png", dpi=SHARPNESS * PIXELS_PER_INCH)
             width, height = (round(PIXELS_PER_INCH * inches) for inches in self.figure.get_size_inches())
             return path.read_bytes(), {"width": width, "height": height}
 
@@ -208,7 +210,7 @@ class AtlasPicture:
         return save(self.figure, path)
 
 
-def atlas(index: Index, *, theme: PageTheme = "light", **options: Any) -> AtlasPicture:  # of atlas_picture
+def atlas(index: Index, *, theme: PageTheme = "light", **options: Any) -> Picture:  # of atlas_picture
     """Show the maps of all heads below a cell, each with its scores; `index.atlas(...)` is the same.
 
     Args:
@@ -224,7 +226,47 @@ def atlas(index: Index, *, theme: PageTheme = "light", **options: Any) -> AtlasP
     _refuse_unknown("index.atlas", options, USED["atlas"])
     _check_theme(theme)
     chosen = {"theme": theme, **{name: value for name, value in options.items() if value is not None}}
-    return AtlasPicture(chosen, atlas_picture(index, **chosen))
+    return Picture(chosen, atlas_picture(index, **chosen))
+
+
+def matrix(
+    index: Index,
+    sequence: int | LiveSequence,
+    style: Style = "heatmap",
+    *,
+    layer: int | None = None,
+    head: int | None = None,
+    tokens: tuple[int, int] | None = None,
+    theme: PageTheme = "light",
+    **options: Any,  # of matrix_picture: width, yaw, pitch
+) -> Picture:
+    """Show the attention over one sequence as one matrix below a cell; `index.matrix(...)` is the same.
+
+        index.matrix(12)                                            # the last layer, averaged over its heads
+        index.matrix(12, "received", layer=3, head=5)               # what each token receives
+        index.matrix(index.live("The bank by the river"), "bars")   # in space; "scatter" too
+
+    Args:
+        index: the index.
+        sequence: a value of `index.sequences["sequence"]`, or what `index.live` returned.
+        style: "heatmap", "received", "bars" or "scatter" (`qkspace.matrix_picture.matrix_picture`).
+        layer: from 0; the last where left out.
+        head: from 0; the mean of all heads where left out.
+        tokens: only those from the first to before the last of these two, from 0.
+        theme: "light" or "dark".
+        **options: width, and of a picture in space yaw and pitch.
+
+    Raises:
+        QKSpaceError: no such sequence, layer, head or style, or more tokens than can be read.
+    """
+    from qkspace.matrix import matrix_of
+    from qkspace.matrix_picture import matrix_picture
+
+    _refuse_unknown("index.matrix", options, ["width", "yaw", "pitch"])
+    _check_theme(theme)
+    found = matrix_of(index, sequence, layer=layer, head=head, tokens=tokens)
+    chosen = {"style": style, "theme": theme, **options}
+    return Picture(chosen, matrix_picture(found, **chosen))
 
 
 def _check_theme(theme: str) -> None:

@@ -24,6 +24,7 @@ from qkspace.app.state import Theme
 from qkspace.drawing import MARGIN, Font, Sheet, check_width, height_of, visible
 from qkspace.index import Index
 from qkspace.legend import ROW, draw_scale
+from qkspace.matrix import Matrix
 from qkspace.schema import BoolArray, FloatArray, IntArray, QKSpaceError
 
 MAX_TOKENS = 100  # of a sequence that one picture shows: more could not be read
@@ -98,12 +99,17 @@ def _window(n: int, sequence: int, tokens: tuple[int, int] | None) -> tuple[int,
         raise QKSpaceError(
             f"Sequence {sequence} has {n} tokens: tokens must be within (0, {n}); got ({first}, {last})."
         )
-    if last - first > MAX_TOKENS:
-        raise QKSpaceError(
-            f"{last - first} tokens of sequence {sequence} are more than a picture can show so that they can be read, "
-            f"which is {MAX_TOKENS}. Choose some: tokens=(0, {MAX_TOKENS}), on the command line --tokens 1-{MAX_TOKENS}."
-        )
+    refuse_long(last - first, f"sequence {sequence}")
     return first, last
+
+
+def refuse_long(n: int, sequence: str) -> None:
+    """Refuse more tokens than can be read."""
+    if n > MAX_TOKENS:
+        raise QKSpaceError(
+            f"{n} tokens of {sequence} are more than a picture can show so that they can be read, which is {MAX_TOKENS}. "
+            f"Choose some: tokens=(0, {MAX_TOKENS}), on the command line --tokens 1-{MAX_TOKENS}."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +183,23 @@ def _lines(sentence: _Sentence, caption: str, theme: Theme, width: float) -> Fig
     return sheet.figure
 
 
+def matrix_heatmap(matrix: Matrix, *, theme: Theme = "light", width: float = 7.0) -> Figure:
+    """Draw one matrix of attention as a heat map (`qkspace.matrix.matrix_of`), of as many queries as keys.
+
+    Raises:
+        QKSpaceError: there are more tokens than can be read, or the width is out of bounds.
+    """
+    check_width(width)
+    if len(matrix.asking) != len(matrix.answering):
+        raise QKSpaceError(
+            "A sequence that asks another one has two texts: its heat map is index.sentence(..., mode='heat')."
+        )
+    refuse_long(len(matrix.asking), matrix.sequence)
+    words = [visible(word) for word in matrix.answering]
+    caption = f"{visible(matrix.model)}, {matrix.of}, on {matrix.sequence}. "
+    return _heatmap(_Sentence(words, [matrix.of], [matrix.attention], matrix.allowed), caption, theme, width)
+
+
 def _heatmap(sentence: _Sentence, caption: str, theme: Theme, width: float) -> Figure:
     n, n_heads = len(sentence.words), len(sentence.titles)
     font = Font.of([caption, *sentence.words])
@@ -193,7 +216,7 @@ def _heatmap(sentence: _Sentence, caption: str, theme: Theme, width: float) -> F
     font = Font.of([caption, *words])
     panels = _Panels(across, column + n * cell + 0.18, HEADING + column + n * cell + MARGIN, n_heads)
     sheet, end = panels.sheet(font, caption, theme, extra=0.26)
-    colours = LinearSegmentedColormap.from_list("attention", [sheet.colour("plot"), *_RAMP[theme]])
+    colours = LinearSegmentedColormap.from_list("attention", [sheet.colour("plot"), *RAMP[theme]])
     short = all(
         font.width(word, size) <= 0.9 * cell for word in words
     )  # short enough to stand upright above their columns
@@ -214,7 +237,7 @@ def _heatmap(sentence: _Sentence, caption: str, theme: Theme, width: float) -> F
                 va="center_baseline",
                 colour=QUERY_COLOUR[theme],
             )
-            upright = short or (len(word) == 1 and east_asian_width(word) in "WF")
+            upright = short or is_upright(word)
             look: dict[str, Any] = {"rotation": 0 if upright else 90, "ha": "center", "va": "bottom"}
             sheet.text(x + column + middle, top - 0.05, word, size=size, colour=KEY_COLOUR[theme], **look)
         if cell >= NUMBERS:
@@ -224,6 +247,11 @@ def _heatmap(sentence: _Sentence, caption: str, theme: Theme, width: float) -> F
     draw_scale(sheet, left, end + 0.01, 1.2, colours)
     sheet.text(left + 1.26, end, "1", size=7, colour="muted")
     return sheet.figure
+
+
+def is_upright(word: str) -> bool:
+    """Tell whether a word stands upright in a column of letters: one wide character, as of Chinese or Japanese."""
+    return len(word) == 1 and east_asian_width(word) in "WF"
 
 
 def _draw_cells(
@@ -268,7 +296,7 @@ def _write_numbers(sheet: Sheet, corner: tuple[float, float], cell: float, atten
         sheet.text(*place, f"{100 * value:.0f}", size=size, ha="center", va="center_baseline", colour=colour)
 
 
-_RAMP = {
+RAMP = {
     "light": ["#A99BD6", "#5B4B8A", "#2B1F57"],
     "dark": ["#6B5BA6", "#B7A6EE", "#F1ECFF"],
 }  # nearness to LINK_COLOUR
