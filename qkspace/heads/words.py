@@ -18,7 +18,7 @@ from qkspace import store
 from qkspace.index import Index
 from qkspace.pooling import pool
 from qkspace.position import attend_heads
-from qkspace.schema import FloatArray, IntArray
+from qkspace.schema import BoolArray, FloatArray, IntArray
 
 Rows = Literal["mean", "first"]
 
@@ -52,11 +52,23 @@ class Words:
 def words_of(index: Index, place: int) -> Words:
     """Return the words of a stored sequence, by its place among them, from 0."""
     rows = slice(int(index.row_starts[place]), int(index.row_starts[place + 1]))
-    word = index.tokens["word"].to_numpy()[rows]
+    word = _joined(index.tokens["word"].to_numpy()[rows], index.tokens["is_special"].to_numpy(dtype=bool)[rows])
     begins = np.ones(len(word), dtype=bool)
     begins[1:] = (word[1:] != word[:-1]) | (word[1:] < 0)
     first = np.flatnonzero(begins)
     return Words(place, rows, np.cumsum(begins) - 1, word[first].astype(np.int64), rows.start + first)
+
+
+def _joined(word: IntArray, is_special: BoolArray) -> IntArray:
+    """Return the word of each token, where what is of none inside a word (the space of "10 000") is of that word."""
+    said = np.flatnonzero((word >= 0) | is_special)
+    if len(said) in (0, len(word)):
+        return word
+    place = np.arange(len(word))
+    before = said[np.maximum(np.searchsorted(said, place, side="right") - 1, 0)]
+    after = said[np.minimum(np.searchsorted(said, place), len(said) - 1)]
+    inside = (before <= place) & (place <= after) & (word[before] == word[after])
+    return np.where(inside, word[before], word)
 
 
 def word_attention(index: Index, layer: int, words: Words, *, rows: Rows = "mean") -> FloatArray:
