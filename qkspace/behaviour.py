@@ -38,6 +38,7 @@ MAX_PAIRS = 30_000_000  # attention weights recomputed for one head: about a sec
 BLOCK_PAIRS = 1 << 20  # attention weights, or mixtures of two heads, held at a time
 BLOCK_ROWS = 1 << 17  # tokens whose top keys are held at a time
 QUERIES_PER_SEQUENCE = 16  # for distances, where there are sequences enough: reading keys costs more than using them
+STEPS_MARGIN = 1.15  # so that chance seldom leaves too few queries
 MIN_SEQUENCES = 32  # that distances are over, where there are so many, though fewer queries of each are used then
 MAX_MIXTURES = 8_000_000_000  # weights of mixtures of two heads: some ten seconds
 TINY = 1e-30  # whose logarithm is finite, so that no weight times it is 0
@@ -375,10 +376,14 @@ def _path(root: Path, name: str, layer: int) -> Path:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Distances:
-    """Distances (head of any layer, head of any layer), and how many queries and sequences they are a mean over."""
+class Distances:
+    """Distances (head of any layer, head of any layer), and how many queries and sequences they are a mean over.
+
+    error: half the width of the 95 % interval of each, of the same shape; nan where fewer than two sequences were drawn.
+    """
 
     distance: FloatArray
+    error: FloatArray
     n_queries: int
     n_sequences: int
 
@@ -393,7 +398,8 @@ def head_distances(index: Index, *, max_tokens: int = 2_000, seed: int = 0) -> F
     queries that may attend to one key only do not count. It is `scipy.spatial.distance.jensenshannon` squared.
 
     The queries are drawn with `seed`, the same for every head, from random sequences: at most `max_tokens`, and fewer for
-    many heads or long sequences, so that the work is bounded (MAX_MIXTURES). The result is kept while the process lasts.
+    many heads or long sequences, so that the work is bounded (MAX_MIXTURES). Every query of the corpus has the same weight
+    (`draw_weighted`). The result is kept while the process lasts.
 
     Args:
         index: an index.
@@ -407,7 +413,23 @@ def head_distances(index: Index, *, max_tokens: int = 2_000, seed: int = 0) -> F
     Raises:
         QKSpaceError: max_tokens is less than 1.
     """
-    return _distances_of(index, max_tokens, seed).distance
+    return measured_distances(index, max_tokens=max_tokens, seed=seed).distance
+
+
+def measured_distances(index: Index, *, max_tokens: int = 2_000, seed: int = 0) -> Distances:
+    """Return the distances of `head_distances` with their 95 % error: how far they would move with other sequences.
+
+    A distance is a ratio of sums over sequences, of divergence and of queries; its error is Student's quantile times the
+    standard error of such a ratio (Cochran 1977, Sampling Techniques, section 6.4), of whole sequences since queries of one
+    are alike. It is there too where the whole corpus was used: then it is of other texts of the kind.
+
+    Raises:
+        QKSpaceError: max_tokens is less than 1.
+    """
+    if max_tokens < 1:
+        raise QKSpaceError(f"Distances between heads are a mean over 1 query or more; got max_tokens {max_tokens}.")
+    stamp = (index.root / store.MANIFEST).stat()
+    return _measured(index.root.resolve(), (stamp.st_mtime_ns, stamp.st_size), max_tokens, seed)
 
 
 def nearest_heads(
@@ -432,7 +454,7 @@ def nearest_heads(
     import pandas as pd
 
     index.head(layer, head)
-    found = _distances_of(index, max_tokens, seed)
+    found = measured_distances(index, max_tokens=max_tokens, seed=seed)
     heads = np.array([(number, h) for number, spec in enumerate(index.layers) for h in range(spec.n_heads)])
     here = int(np.flatnonzero((heads == (layer, head)).all(axis=1))[0])
     distance = found.distance[here]
@@ -443,38 +465,75 @@ def nearest_heads(
     return table
 
 
-def _distances_of(index: Index, max_tokens: int, seed: int) -> _Distances:
-    if max_tokens < 1:
-        raise QKSpaceError(f"Distances between heads are a mean over 1 query or more; got max_tokens {max_tokens}.")
-    stamp = (index.root / store.MANIFEST).stat()
-    return _measured(index.root.resolve(), (stamp.st_mtime_ns, stamp.st_size), max_tokens, seed)
-
-
 @lru_cache(maxsize=8)
-def _measured(root: Path, stamp: tuple[int, int], max_tokens: int, seed: int) -> _Distances:
+def _measured(root: Path, stamp: tuple[int, int], max_tokens: int, seed: int) -> Distances:
     """Measure the distances; `stamp` tells an index from another built later in the same folder."""
     index = Index(root)
     n_heads = sum(layer.n_heads for layer in index.layers)
-    sums, n_queries, n_sequences = np.zeros((n_heads, n_heads)), 0, 0
     lengths = index.sequences["n_tokens"].to_numpy(dtype=np.int64)
-    has_sink = any(layer.has_sink for layer in index.layers)
     first = int(_is_causal(index))  # a decoder's first query has no choice
-    for s, at in draw_queries(lengths, max_tokens, n_heads * (n_heads + 1) // 2, seed=seed, first=first):
-        start, n = int(index.row_starts[s]), int(lengths[s])
-        for part in np.array_split(at, min(len(at), math.ceil(len(at) * n * n_heads / (16 * BLOCK_PAIRS)))):
-            weights = attention_of_all(index, start, n, part)
-            n_queries += int(weights.any(axis=(0, 2)).sum())  # a token that asks nothing adds nothing
-            allowed = (
-                part[:, None] >= np.arange(n)[None, :]
-            )  # of causal layers; what no head may attend to adds nothing
-            if has_sink:
-                weights = with_sink(weights)
-                allowed = np.concatenate([allowed, np.ones((len(part), 1), dtype=bool)], axis=1)
-            add_mixtures(sums, weights[:, allowed] if first else weights.reshape(n_heads, -1))
-        n_sequences += 1
-    distance = divergence(np.triu(sums) + np.triu(sums, 1).T, n_queries)
-    distance.setflags(write=False)
-    return _Distances(distance, n_queries, n_sequences)
+    total, n_queries = RatioSums((n_heads, n_heads)), 0
+    for s, at, weight in draw_weighted(lengths, max_tokens, n_heads * (n_heads + 1) // 2, seed=seed, first=first):
+        sums, n_asking = _sequence_mixtures(index, int(index.row_starts[s]), int(lengths[s]), at, first)
+        each = weight / len(at)
+        total.add(each * _divergences(np.triu(sums) + np.triu(sums, 1).T), each * n_asking)
+        n_queries += n_asking
+    distance, error = total.ratio()
+    distance, error = np.clip(distance, 0.0, math.log(2)).astype(np.float32), error.astype(np.float32)
+    for array in (distance, error):
+        array.setflags(write=False)
+    return Distances(distance, error, n_queries, total.n)
+
+
+def _sequence_mixtures(index: Index, start: int, n: int, at: IntArray, first: int) -> tuple[FloatArray, int]:
+    """Return S(p, q) of the pairs of heads over some queries of a sequence, (head, head), and how many of these ask."""
+    n_heads = sum(layer.n_heads for layer in index.layers)
+    has_sink = any(layer.has_sink for layer in index.layers)
+    sums, n_asking = np.zeros((n_heads, n_heads)), 0
+    for part in np.array_split(at, min(len(at), math.ceil(len(at) * n * n_heads / (16 * BLOCK_PAIRS)))):
+        weights = attention_of_all(index, start, n, part)
+        n_asking += int(weights.any(axis=(0, 2)).sum())  # a token that asks nothing adds nothing
+        allowed = part[:, None] >= np.arange(n)[None, :]  # of causal layers; what no head may attend to adds nothing
+        if has_sink:
+            weights = with_sink(weights)
+            allowed = np.concatenate([allowed, np.ones((len(part), 1), dtype=bool)], axis=1)
+        add_mixtures(sums, weights[:, allowed] if first else weights.reshape(n_heads, -1))
+    return sums, n_asking
+
+
+class RatioSums:
+    """Sums over sequences of two quantities, of which each of many ratios and its error are made, one pass over them.
+
+    Memory is that of three arrays of ratios, however many sequences there are.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        """Begin with no sequence; shape: of the ratios."""
+        self.n = 0  # sequences
+        self._above, self._squared, self._crossed = (np.zeros(shape) for _ in range(3))
+        self._below = self._below_squared = 0.0
+
+    def add(self, above: FloatArray, below: float) -> None:
+        """Add a sequence: above, of the shape of the ratios, and below, which they have in common."""
+        self.n += 1
+        self._above += above
+        self._squared += above * above
+        self._crossed += above * below
+        self._below += below
+        self._below_squared += below * below
+
+    def ratio(self) -> tuple[FloatArray, FloatArray]:
+        """Return the ratios of the sums and half the width of their 95 % intervals; 0 and nan where nothing was added."""
+        from scipy.special import stdtrit
+
+        if not self._below:
+            return np.zeros_like(self._above), np.full_like(self._above, np.nan)
+        ratio = self._above / self._below
+        if self.n < 2:
+            return ratio, np.full_like(ratio, np.nan)
+        squares = self._squared - 2 * ratio * self._crossed + ratio**2 * self._below_squared
+        standard = np.sqrt(np.maximum(squares, 0.0) * self.n / (self.n - 1)) / self._below
+        return ratio, float(stdtrit(self.n - 1, 0.975)) * standard
 
 
 def draw_queries(
@@ -504,6 +563,54 @@ def draw_queries(
         left -= len(at)
         if left == 0:
             return
+
+
+def draw_weighted(
+    lengths: IntArray, max_queries: int, n_pairs: int, *, seed: int = 0, first: int = 0
+) -> Iterator[tuple[int, IntArray, float]]:
+    """Yield places of sequences, the positions of the queries drawn of each, and their weight in all.
+
+    A sequence is drawn with a chance that grows as its queries do, by steps of equal width through the queries of all in
+    random order (systematic sampling with probability proportional to size: Madow 1949), and at each step about as many
+    queries of it are. So each query of the corpus counts alike, and no long sequence that is hit by chance outweighs the rest.
+    Where the bound allows all queries, all are drawn.
+
+    Args:
+        lengths: (sequence), its queries, and about as many keys; a sequence of one is left out.
+        max_queries: to draw in all; fewer for many pairs or long sequences (MAX_MIXTURES).
+        n_pairs: of heads, of each of which the attention is mixed.
+        seed: of the draw.
+        first: position from which a query has a choice.
+    """
+    rng = np.random.default_rng(seed)
+    usable = rng.permutation(np.flatnonzero(lengths >= 2))
+    if not len(usable):
+        return
+    n = lengths[usable] - first  # queries
+    keys = float(np.sum(n * lengths[usable]) / n.sum())  # of a query
+    left = min(max_queries, max(1, int(MAX_MIXTURES / (n_pairs * keys))))
+    each = min(QUERIES_PER_SEQUENCE, math.ceil(left / MIN_SEQUENCES))
+    hits = n if left >= n.sum() else _hits(n, left, each, float(rng.random()))
+    each = 1 if left >= n.sum() else each
+    for s, n_queries, n_hits in zip(usable, n, hits, strict=True):
+        n_drawn = min(int(n_queries), int(n_hits) * each, left)
+        if n_drawn:
+            yield int(s), np.sort(first + rng.permutation(int(n_queries))[:n_drawn]), float(n_hits)
+        left -= n_drawn
+
+
+def _hits(n: IntArray, wanted: int, each: int, start: float) -> IntArray:
+    """Return how many steps fall on each sequence, (sequence), so that at `each` queries a step about enough can be drawn.
+
+    The number of steps does not depend on where they fall: to add some after a look would favour long sequences.
+
+    n: (sequence), their queries, more than are wanted in all; start: between 0 and 1, where the first step lies in its width.
+    """
+    ends = np.cumsum(n)
+    found = float(np.sum(n / ends[-1] * np.minimum(n, each)))  # of a step, on average: short sequences have few to give
+    n_steps = math.ceil(wanted / found * (1.0 if found == each else STEPS_MARGIN))
+    steps = (np.arange(n_steps) + start) * (ends[-1] / n_steps)
+    return np.bincount(np.searchsorted(ends, steps, side="right"), minlength=len(n))[: len(n)]
 
 
 def _is_causal(index: Index) -> bool:
@@ -555,6 +662,9 @@ def divergence(sums: FloatArray, n_queries: int) -> FloatArray:
 
     JS(p, q) = (S(p, p) + S(q, q)) / 4 - S(p, q) / 2: equal heads give 0 to the last digit.
     """
+    return np.clip(_divergences(sums) / max(n_queries, 1), 0.0, math.log(2)).astype(np.float32)  # beyond is rounding
+
+
+def _divergences(sums: FloatArray) -> FloatArray:
     own = np.diag(sums)
-    mean = ((own[:, None] + own[None, :]) / 4 - sums / 2) / max(n_queries, 1)
-    return np.clip(mean, 0.0, math.log(2)).astype(np.float32)  # beyond is rounding
+    return np.asarray((own[:, None] + own[None, :]) / 4 - sums / 2)
