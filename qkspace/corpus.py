@@ -13,16 +13,17 @@ from typing import Literal
 
 from qkspace.conllu import read_conllu
 from qkspace.files import FORMAT_OF_SUFFIX, SUFFIXES_OF_FORMAT, blocks, read_lines, shown_name
+from qkspace.gap import is_gap, read_gap
 from qkspace.rows import dataset_rows, delimited_rows, jsonl_rows, number_or_string, parquet_rows, row_sequences
 from qkspace.schema import QKSpaceError, TextSequence
 
-FORMATS = (*SUFFIXES_OF_FORMAT, "datasets")
+FORMATS = (*SUFFIXES_OF_FORMAT, "gap", "datasets")
 _FORMATS_OF_OPTION = {
     "text_column": ("jsonl", "csv", "tsv", "parquet", "datasets"),
     "unit": ("text",),
     "split": ("datasets",),
     "config": ("datasets",),
-    "encoding": ("text", "jsonl", "csv", "tsv", "conllu"),
+    "encoding": ("text", "jsonl", "csv", "tsv", "conllu", "gap"),
 }
 
 
@@ -48,7 +49,7 @@ def read(
     Args:
         source: A file, a folder (of data files, or written by `save_to_disk`), the name of a data set on the Hugging
             Face hub, or "-" for standard input.
-        format: One of `FORMATS`; None goes by the suffix of the file.
+        format: One of `FORMATS`; None goes by the suffix of the file, and a .tsv with the columns of GAP is GAP.
         text_column: The column of the text, or of the list of words. None takes the first of "text", "sentence",
             "content", "words", "tokens" in the first row (in any case of letters), else its only string column.
         unit: In plain text, what a sequence is: each line that is not blank, or each block between blank lines.
@@ -63,6 +64,8 @@ def read(
         raise QKSpaceError(f"Unknown unit {unit!r}: expected line or paragraph.")
     name = str(source)
     chosen = format_of(name, format)
+    if chosen == "tsv" and format is None and text_column is None and is_gap(name, encoding):
+        chosen = "gap"
     given = {
         "text_column": text_column is not None,
         "unit": unit != "line",
@@ -75,6 +78,8 @@ def read(
         return _text(name, encoding, unit)
     if chosen == "conllu":
         return read_conllu(name, encoding)
+    if chosen == "gap":
+        return read_gap(name, encoding)
     if chosen in ("csv", "tsv"):
         return row_sequences(delimited_rows(name, encoding, tabs=chosen == "tsv"), text_column, number_or_string)
     if chosen == "jsonl":

@@ -157,8 +157,7 @@ class LiveModel:
                 f"A text of one's own cannot be run here: this index shows {found.get('part')} attention of "
                 f"{index.manifest['model']['class']}, which does not read a text alone."
             )
-        checkpoint = _load(index, None if model is None else str(model), device, trust_remote_code)
-        _refuse_another(index, checkpoint)
+        checkpoint = checkpoint_of(index, model, device=device, trust_remote_code=trust_remote_code)
         return cls(checkpoint, index.layers, **{k: found[k] for k in ("route", "runner", "calls") if k in found})
 
     def run(self, text: str, pair: str | None = None) -> LiveSequence:
@@ -356,6 +355,23 @@ def check_text(text: str, pair: str | None = None) -> str | None:
 
 
 # ---------------------------------------------------------------------------------------------- finding it
+
+
+def checkpoint_of(
+    index: Index,
+    model: str | Path | None = None,
+    *,
+    device: Device = "auto",
+    trust_remote_code: bool = False,
+) -> Checkpoint:
+    """Load the checkpoint that an index was made of, in the type that it computed in; arguments as of `LiveModel.of`.
+
+    Raises:
+        QKSpaceError: the checkpoint is not there, or it is another one.
+    """
+    checkpoint = _load(index, None if model is None else str(model), device, trust_remote_code)
+    _refuse_another(index, checkpoint)
+    return checkpoint
 
 
 def _load(index: Index, model: str | None, device: Device, trust_remote_code: bool) -> Checkpoint:

@@ -394,7 +394,7 @@ def test_universal_dependencies(name: str, count: int) -> None:
 def test_gap() -> None:
     """The TSV of GAP is read without quoting, and its offsets of characters are right."""
     path = DATA / "gap-coreference" / "gap-development.tsv"
-    sequences = list(corpus.read(path))
+    sequences = list(corpus.read(path, format="tsv"))
     assert len(sequences) == 2000
     for sequence in sequences:
         for name in ("Pronoun", "A", "B"):
