@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -288,7 +288,19 @@ def _weights(place: _Place, config: Any, options: dict[str, Any], allow_pickle: 
             f"--model {place.name}: its weights lack {len(missing)} of the model's tensors, {missing[0]} first, which would be "
             "random numbers. Is the download complete, and config.json the one of these weights?"
         )
+    _zero(model, info["missing_keys"])
     return model  # type: ignore[no-any-return]
+
+
+def _zero(model: PreTrainedModel, names: Iterable[str]) -> None:
+    """Set tensors to 0 that a checkpoint lacks and nothing here reads: drawn anew they would make each load another model."""
+    import torch
+
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name in names:
+            if name in parameters and parameters[name].device.type != "meta":
+                parameters[name].zero_()
 
 
 def _class(config: Any) -> Any:

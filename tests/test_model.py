@@ -442,6 +442,20 @@ def test_out_of_reach_of_the_hub_the_cache_is_read_at_once_and_what_is_not_in_it
     assert "Retry" not in done.stdout + done.stderr
 
 
+def test_a_missing_pooler_is_no_other_checkpoint(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    """A checkpoint without tensors that nothing reads is the same each time it is loaded."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "bare"
+    shutil.copytree(make_checkpoint("bert"), folder)
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if "pooler" not in name}
+    assert len(kept) < len(tensors)
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    first, second = (identity(load(str(folder), device="cpu")) for _ in range(2))
+    assert first == second
+
+
 def test_the_numbers_of_a_checkpoint_decide_its_identity(make_checkpoint: MakeCheckpoint) -> None:
     checkpoint = load(str(make_checkpoint("bert")), device="cpu")
     before = identity(checkpoint)
