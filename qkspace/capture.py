@@ -146,15 +146,25 @@ def step_of(batch: int, n_heads: int, n_queries: int, n_keys: int) -> int:
 
 
 Listener = Callable[[AttentionCall], None]
+Edit = Callable[
+    [int, "Tensor"], "Tensor"
+]  # number of an attention, its output (batch, query token, head, d_value) -> another
 
 
 class _Ear:
     """Who listens to a model, by which route, and how many calls this forward pass has had."""
 
     def __init__(
-        self, model: PreTrainedModel, listener: Listener, route: Route, how: Forward, *, unrotated: bool
+        self,
+        model: PreTrainedModel,
+        listener: Listener,
+        route: Route,
+        how: Forward,
+        *,
+        unrotated: bool,
+        edit: Edit | None = None,
     ) -> None:
-        self.listener, self.route, self.how = listener, route, how
+        self.listener, self.route, self.how, self.edit = listener, route, how, edit
         self.names = {id(module): name for name, module in model.named_modules()}
         self.n_calls = 0
         self.unrotated = unrotated
@@ -193,6 +203,7 @@ def listening(
     route: Route = "interface",
     how: Forward = "exact",
     unrotated: bool = False,
+    edit: Edit | None = None,
 ) -> Iterator[None]:
     """Show every attention of `model` to `listener` while the context lasts; calls of a `forward` count from 0.
 
@@ -206,6 +217,8 @@ def listening(
         how: "exact" computes attention by the modelling file's own function, "sdpa" what the model goes on with by torch's
             fused kernel, which is faster and within rounding the same; attention itself is then that of the captured vectors.
         unrotated: also take queries and keys before rotary positions.
+        edit: given the number and the output of every attention (attention times value, of each head, before the output
+            projection), returns what the model goes on with. Of a sliding window as Longformer's it is not asked.
 
     Raises:
         QKSpaceError: the model does not use the attention interface, or somebody listens already.
@@ -214,7 +227,7 @@ def listening(
         raise QKSpaceError(
             f"{type(model).__name__} computes attention on its own and not through the attention interface."
         )
-    ear = _Ear(model, listener, route, how, unrotated=unrotated)
+    ear = _Ear(model, listener, route, how, unrotated=unrotated, edit=edit)
     if any(key in _listeners for key in ear.names):
         raise QKSpaceError("This model is being captured already; wait until that is done.")
     state = _ModelState(model)
@@ -311,10 +324,14 @@ def _attend(
         from qkspace.rotation import before_rotation
 
         call["before_rotation"] = before_rotation(query, key)
+    number = ear.n_calls
+    attention: Tensor | None = None
     if ear.how == "sdpa" and call["softcap"] is None and call["sink"] is None:
-        return _attend_fused(ear, module, call, step, options), None
-    ear.tell(ear.names[id(module)], chunks=chunks, **call)
-    return chunks.finish()
+        output = _attend_fused(ear, module, call, step, options)
+    else:
+        ear.tell(ear.names[id(module)], chunks=chunks, **call)
+        output, attention = chunks.finish()
+    return (output if ear.edit is None else ear.edit(number, output)), attention
 
 
 def _attend_fused(ear: _Ear, module: nn.Module, call: dict[str, Any], step: int, options: dict[str, Any]) -> Tensor:
@@ -415,7 +432,7 @@ def forward(model: PreTrainedModel, batch: Mapping[str, Tensor], runner: str = "
             if ear.route == "inline":
                 from qkspace.inline import watching
 
-                stack.enter_context(watching(model, ear.tell_inline))
+                stack.enter_context(watching(model, ear.tell_inline, ear.edit))
         return run(**batch, **options)
 
 

@@ -23,13 +23,17 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from qkspace.schema import QKSpaceError
+
 NEVER = -9.9e3  # models write -1e4, -1e9 or their type's lowest number for "not allowed", then add it to the scores
 HEAD_COUNTS = ("num_attention_heads", "num_heads", "n_heads", "n_head", "num_attn_heads", "nhead", "heads")
 KV_HEAD_COUNTS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads")
 
 
 @contextmanager
-def watching(model: nn.Module, show: Callable[..., None]) -> Iterator[None]:
+def watching(
+    model: nn.Module, show: Callable[..., None], edit: Callable[[int, Tensor], Tensor] | None = None
+) -> Iterator[None]:
     """Show every softmax attention inside `model` while the context lasts, in the thread that entered it.
 
     `show(module, *, query, key, value, attention, added, scale, softcap, sink)` is called once an attention, in order:
@@ -37,8 +41,15 @@ def watching(model: nn.Module, show: Callable[..., None]) -> Iterator[None]:
     query token, key token). The weights are softmax(cap(scale * query . key) + added), where `added` holds mask (-inf)
     and position part, None if there is neither; a query that may attend to nothing keeps its mask's own numbers.
     `value` is None where the weights met nothing. Results are unchanged. Torch's fused encoder layers are not seen.
+
+    `edit(number, output)` is called with the product of weights and values, (batch, query token, head, d_value), of each
+    attention in turn, counted as they are shown, and returns what the model goes on with. It is not called where the weights
+    met nothing, nor for a sliding window as Longformer's.
+
+    Raises:
+        QKSpaceError: an output that was edited is not all that the weights are used for.
     """
-    watch, grad = _Watch(show, model.parameters()), torch.is_grad_enabled()
+    watch, grad = _Watch(show, model.parameters(), edit), torch.is_grad_enabled()
     hooks = []
     try:
         for name, module in model.named_modules():
@@ -155,6 +166,7 @@ class _Attention:
     keys: str = "right"
     n_groups: int = 1
     ready: bool = False
+    edited: int | None = None  # the number under which its output was edited
 
 
 @dataclass(slots=True, eq=False)
@@ -199,8 +211,14 @@ SOFTMAXES = {"_softmax", "_safe_softmax"}
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follow marks through the operations of one thread and show each attention once its values are known."""
 
-    def __init__(self, show: Callable[..., None], parameters: Iterable[Tensor]) -> None:
+    def __init__(
+        self,
+        show: Callable[..., None],
+        parameters: Iterable[Tensor],
+        edit: Callable[[int, Tensor], Tensor] | None = None,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.edit, self.n_shown = edit, 0
         self.parameters = {parameter.untyped_storage().data_ptr() for parameter in parameters}
         self.show = show
         self.marks: Any = WeakTensorKeyDictionary()
@@ -260,6 +278,9 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         while self.waiting and self.waiting[0].ready:
             attention = self.waiting.pop(0)
             call, attention.call = attention.call, {}  # marks may outlive this; the tensors need not
+            if attention.edited not in (None, self.n_shown):
+                raise _not_editable(attention, "attentions are not computed in the order in which they end")
+            self.n_shown += 1
             self.is_showing = True
             try:
                 self.show(**call)
@@ -286,7 +307,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif name in SOFTMAXES:
             self.normalise(given, result)
         elif name in FUSED:
-            self.fused(given)
+            self.fused(given, result)
         elif marked := [value for value in given.tensors if value in self.marks]:
             if marks := _carried(name.removesuffix("_"), given, marked, self.marks, result):
                 self.marks[result] = marks
@@ -305,24 +326,39 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for mark in self.marks.get(weights, ()):
                 if isinstance(mark.of, _Attention):
                     axes = _swapped(mark.axes) if swapped else mark.axes
-                    self.meet_value(mark.of, value.reshape(-1, *value.shape[-2:]), axes)
+                    output = result.transpose(-1, -2) if swapped else result
+                    self.meet_value(mark.of, value.reshape(-1, *value.shape[-2:]), axes, output)
                     return
         axes = _product_axes(len(left) if left.ndim == 3 else 1, left.shape[-2], right.shape[-1])
         sides = [side.reshape(-1, *side.shape[-2:]) for side in (left, right.transpose(-1, -2))]
         mark = _Mark(_Product(sides[0], sides[1], tuple(self.stack)), axes[-left.ndim :])
         self.marks[result] = (mark.scaled(float(given.get("alpha", 1))),)
 
-    def meet_value(self, attention: _Attention, value: Tensor, axes: Axes) -> None:
+    def meet_value(self, attention: _Attention, value: Tensor, axes: Axes, output: Tensor) -> None:
         """Complete an attention with its values (pair, key token, d), which its weights just met."""
         if attention.ready:
+            if attention.edited is not None:
+                raise _not_editable(attention, "its weights meet more than its values")
             return
         lead, keys = axes[0] if len(axes) > 2 else (), axes[-1]
         batch, head = (_within(lead, axis) for axis in (attention.batch, attention.head))
         if not _is_whole(keys, attention.keys, value.shape[1]) or _size((*batch, *head)) != len(value):
             return  # summed over something else than keys
         attention.call["value"] = _ungrouped(_arranged(value, batch, head), attention.n_groups)
+        pairs = _arranged(torch.arange(len(value), device=value.device).reshape(-1, 1, 1), batch, head)[..., 0, 0]
+        self.edit_output(attention, output.view(-1, *output.shape[-2:]), pairs)
         attention.ready = True
         self.show_ready()
+
+    def edit_output(self, attention: _Attention, output: Tensor, pairs: Tensor) -> None:
+        """Let the output (pair, query token, d_value) of an attention be edited in place; pairs: which one, (batch, head)."""
+        if self.edit is None:
+            return
+        number = self.n_shown + self.waiting.index(attention)
+        seen = output[pairs].transpose(1, 2)  # (batch, query token, head, d_value)
+        if (instead := self.edit(number, seen)) is not seen:
+            output[pairs.flatten()] = instead.transpose(1, 2).flatten(0, 1)
+            attention.edited = number
 
     def band_around(self) -> _Band | None:
         """Return what is known of the sliding window in the innermost module, if it has one as Longformer's have."""
@@ -364,11 +400,17 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.marks[weights] = (_Mark(attention, mark.axes),)
             return
 
-    def fused(self, given: _Arguments) -> None:
+    def fused(self, given: _Arguments, output: Tensor) -> None:
         """Show an attention that is one operation, F.scaled_dot_product_attention or what it chose."""
         call = _fused_call(given)
         within = self.stack[-1]
-        self.waiting.append(_Attention(within, {"module": within.name, **call}, ready=True))
+        attention = _Attention(within, {"module": within.name, **call}, ready=True)
+        self.waiting.append(attention)
+        if self.edit is not None:
+            number, seen = self.n_shown + len(self.waiting) - 1, output.transpose(1, 2)
+            if (instead := self.edit(number, seen)) is not seen:
+                output.copy_(instead.transpose(1, 2))
+                attention.edited = number
         self.show_ready()
 
     # -- what the modules around say
@@ -390,6 +432,13 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     if isinstance(value := getattr(holder, name, None), int) and value > 0:
                         return value
         return None
+
+
+def _not_editable(attention: _Attention, reason: str) -> QKSpaceError:
+    return QKSpaceError(
+        f"{attention.within.name} ({type(attention.within.module).__name__}): {reason}, so that what one of its heads puts out "
+        "cannot be replaced."
+    )
 
 
 class _Arguments:

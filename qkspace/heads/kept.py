@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import datetime
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qkspace import store
-from qkspace.extend import PLAN
 from qkspace.index import Index
 from qkspace.schema import QKSpaceError
 
@@ -52,7 +52,7 @@ def keep(
     entry = {
         "tables": list(tables),
         "head_columns": list(head_columns),
-        "parameters": _plain(dict(parameters or {})),
+        "parameters": plain(dict(parameters or {})),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     with store.disk_errors(index.root), store.locked(index.root):
@@ -67,7 +67,8 @@ def keep(
         manifest["files"] = dict(sorted((manifest["files"] | written).items()))
         manifest["analyses"] = {**manifest["analyses"], name: entry}
         store.write_json(index.root / store.MANIFEST, manifest)
-        if not (index.root / store.WORK / PLAN).exists():  # of maps that are being added
+        shutil.rmtree(index.root / store.WORK / name, ignore_errors=True)  # what was finished of it
+        if [path.name for path in (index.root / store.WORK).iterdir()] == ["lock"]:  # no other work that was begun
             store.end_work(index.root)
     return Index(index.root)
 
@@ -84,12 +85,12 @@ def _drop(index: Index, manifest: dict[str, Any], name: str) -> None:
         (index.root / file).unlink(missing_ok=True)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return a value as JSON has it: numbers of numpy as Python's, tuples as lists, nan as null."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
+        return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     if hasattr(value, "item"):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
