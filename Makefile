@@ -28,6 +28,7 @@ port: $(STAMP)
 demo: port
 	@$(BIN)/qkspace build --overwrite --out out/demo --name all-MiniLM-L6-v2 --model "$(MINILM)" \
 	  --corpus data/demo.conllu data/curious.txt
+	@$(BIN)/qkspace heads out/demo --seed 0
 	@$(BIN)/qkspace serve out/demo --port $(PORT)
 
 # What is there already is not made again: neither the checkpoints of the same training nor the indexes of the same comparison.

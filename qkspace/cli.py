@@ -1,4 +1,4 @@
-"""The command line: `qkspace build | compare | project | serve | report | export | verify | models`.
+"""The command line: `qkspace build | compare | project | heads | ablate | serve | report | export | verify | models`.
 
 In: arguments. Out: calls of the pipeline, the report and the server, and an exit status: 0 done, 1 something to mend
 (said on standard error), 2 wrong usage, 130 interrupted.
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qkspace import __version__
+from qkspace import __version__, cli_heads
 from qkspace.console import Console
 from qkspace.schema import QKSpaceError
 
@@ -94,7 +94,18 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("index", type=Path)
     report.add_argument("--json", action="store_true", help="print everything, for every head, as JSON")
     report.add_argument("--intervals", action="store_true", help="print each score's 95 %% interval in its place")
+    cli_heads.add_report(report)
     report.set_defaults(run=_report)
+    cli_heads.add_heads(
+        commands.add_parser(
+            "heads", allow_abbrev=False, parents=[common], help="find out what each head does, and keep it in the index"
+        )
+    )
+    cli_heads.add_ablate(
+        commands.add_parser(
+            "ablate", allow_abbrev=False, parents=[common], help="take out one head at a time, and measure what changes"
+        )
+    )
     _add_export(
         commands.add_parser(
             "export", allow_abbrev=False, parents=[common], help="write a view as PNG, SVG, PDF, HTML, CSV or Parquet"
@@ -173,7 +184,7 @@ def _add_reading(build: argparse.ArgumentParser) -> None:
     """Add how a corpus is read."""
     reading = build.add_argument_group("how the corpus is read")
     reading.add_argument(
-        "--format", help="text, jsonl, csv, tsv, parquet, conllu, datasets or images (default: by the name's suffix)"
+        "--format", help="text, jsonl, csv, tsv, parquet, conllu, gap, datasets or images (default: by the suffix)"
     )
     reading.add_argument("--text-column", help="column that holds the text, or the list of words")
     reading.add_argument(
@@ -264,7 +275,13 @@ def _add_maps(parser: argparse.ArgumentParser | argparse._ArgumentGroup, *, join
 def _add_export(export: argparse.ArgumentParser) -> None:
     """Add what is to be seen in the file."""
     export.add_argument("index", type=Path)
-    export.add_argument("--view", choices=("map", "sentence", "heatmap", "atlas"), default="map", help="default map")
+    export.add_argument(
+        "--view",
+        choices=("map", "sentence", "heatmap", "matrix", "received", "bars", "scatter", "atlas"),
+        default="map",
+        help="default map; matrix, received (by each token), bars and scatter are of one sequence and the mean of the heads of "
+        "its last layer, or of --layer and --head",
+    )
     export.add_argument(
         "--out",
         type=Path,
@@ -420,6 +437,8 @@ def _report(options: argparse.Namespace, console: Console) -> int:
     if is_comparison(options.index):
         _report_drift(Comparison(options.index), console, is_json=options.json)
         return 0
+    if options.heads or options.tables is not None:
+        return cli_heads.report_heads(options, console)
     index = Index(options.index)
     if options.json:
         sys.stdout.write(json.dumps(report.as_json(index), indent=1, ensure_ascii=False, allow_nan=False) + "\n")

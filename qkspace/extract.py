@@ -57,13 +57,14 @@ class Unit:
 class Keep:
     """What is kept of each token: top_k attended keys, vectors as "float16" or "float32", and those before rotary positions.
 
-    how: by which function the model attends (`capture.listening`).
+    how: by which function the model attends (`capture.listening`). statistics: switched off to measure what they cost.
     """
 
     top_k: int
     storage: str
     unrotated: bool = False
     how: Forward = "exact"
+    statistics: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +88,17 @@ class LayerRows:
 
 @dataclass(frozen=True, slots=True)
 class UnitResult:
-    """Rows of each layer, and sums over the unit's queries of each statistic: layer -> (head, statistic)."""
+    """Rows of each layer, and sums over the unit's queries.
+
+    sums: layer -> (head, statistic), those of `gather.SUMMED`; surface: layer -> (head + 1, sum), those of `surface.Layout`,
+    of equal attention in the last row; counts: tokens of each class of keys and `surface.COUNTS`.
+    """
 
     rows: tuple[LayerRows, ...]
     sums: tuple[NDArray[np.float64], ...]
     n_tokens: int
+    surface: tuple[NDArray[np.float64], ...]
+    counts: NDArray[np.float64]
 
 
 def plan_units(tokens: Tokens, layers: tuple[LayerSpec, ...], keep: Keep) -> list[Unit]:
@@ -150,7 +157,7 @@ def make_batches(lengths: IntArray, batch_tokens: int, n_heads: int, *, equal: b
     return batches
 
 
-Sums = list[NDArray[np.float64]]  # layer -> (head, statistic)
+Sums = list[NDArray[np.float64]]  # the `sums` of each layer, then the `surface` of each, then `counts` of a UnitResult
 
 
 def extract(
@@ -202,7 +209,7 @@ def extract(
         def once(sequences: IntArray) -> Sums:
             gatherer.begin(rows, sequences, device)
             forward(model, feed.batch(sequences, device), check.runner)
-            return gatherer.sums
+            return [*gatherer.sums, *gatherer.surface, gatherer.shared.counts]
 
         try:
             return run_halving(batch, once, say, lengths=lengths, room=room)
@@ -216,7 +223,8 @@ def extract(
     with ExitStack() as stack:
         stack.callback(torch.set_num_threads, threads)  # threads to come would begin with what the workers set
         for worker in range(n_workers):
-            own, gatherer = sharing_weights(model) if worker else model, Gatherer(check.calls)
+            own = sharing_weights(model) if worker else model
+            gatherer = Gatherer(check.calls, statistics=keep.statistics)
             stack.enter_context(listening(own, gatherer.see, route=check.route, how=keep.how, unrotated=keep.unrotated))
             free.put((own, gatherer))
         pool = ThreadPoolExecutor(n_workers, initializer=torch.set_num_threads, initargs=(threads // n_workers,))
@@ -301,7 +309,14 @@ class _UnitRows:
         n_asking = int(self.tokens.lengths[chosen].sum())
         if self.tokens.n_source is not None:
             n_asking -= int(self.tokens.n_source[chosen].sum())
-        return UnitResult(tuple(self._layer(i) for i in range(len(self.layers))), tuple(sums), n_asking)
+        n, (*of_layers, counts) = len(self.layers), sums
+        return UnitResult(
+            rows=tuple(self._layer(i) for i in range(n)),
+            sums=tuple(of_layers[:n]),
+            n_tokens=n_asking,
+            surface=tuple(of_layers[n:]),
+            counts=counts,
+        )
 
     def _layer(self, number: int) -> LayerRows:
         import torch

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from qkspace.classes import TokenClasses
 from qkspace.schema import BoolArray, IntArray
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class Tokens:
     """A corpus as tokens: token_ids and is_special are flat, sequence s is starts[s]:starts[s + 1].
 
     is_stored (sequence) marks the sequences whose vectors are kept; statistics run over all. n_source (sequence): how many
-    of its first tokens are of the source, where attention crosses from a target to a source.
+    of its first tokens are of the source, where attention crosses from a target to a source. classes: those of metadata.
     """
 
     token_ids: IntArray
@@ -30,6 +31,7 @@ class Tokens:
     starts: IntArray
     is_stored: BoolArray
     n_source: IntArray | None = None
+    classes: TokenClasses | None = None
 
     @property
     def lengths(self) -> IntArray:

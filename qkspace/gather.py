@@ -16,6 +16,7 @@ from qkspace.capture import AttentionCall, cropped, weights
 from qkspace.feed import Tokens
 from qkspace.position import LayerPosition, allowed_alike, as_pairs
 from qkspace.schema import BoolArray, IntArray, LayerSpec, QKSpaceError
+from qkspace.surface import FIRST, HEAD_COLUMNS, NEIGHBOURS, REACH, SPECIAL, SharedBatch, SurfaceSums, uniform_attention
 from qkspace.windows import whole
 
 if TYPE_CHECKING:
@@ -30,15 +31,19 @@ KEY_CLASSES = (
     "attention_to_self",
     "attention_distance",
 )
-OF_ONE_SEQUENCE = KEY_CLASSES[2:]  # which mean nothing where queries and keys are of two sequences
-STATISTICS = (*KEY_CLASSES, "entropy", "entropy_uniform", "attention_max", "value_norm", "position_share")
+SUMMED = (*KEY_CLASSES, "entropy", "entropy_uniform", "attention_max", "value_norm", "position_share")
+STATISTICS = (*SUMMED, *HEAD_COLUMNS)
 # Means over all tokens read, each as a query. Attention to a class of keys is summed over those keys; a query without a
 # previous (next) token counts 0. Entropy is in nats, and entropy_uniform is that of equal attention to all allowed keys;
 # distance is in tokens; value_norm is Euclidean. position_share is the total variation distance between the model's own
 # attention and the softmax of the product alone (a sink counts as a key): what share of attention is where it is because of
 # position; nan where the layer has no position part that could be told from the product.
+OF_ONE_SEQUENCE = (*KEY_CLASSES[2:], *(f"attention_to_{name}_by_value" for name in NEIGHBOURS))
+# which mean nothing where queries and keys are of two sequences
 LONG_ROW = 1024  # keys from which on the strongest are looked for in blocks first
 TINY = 1e-30  # whose logarithm is finite, so that no weight times it is 0; torch's own 0 log 0 = 0 is five times slower
+
+ENTROPY_BLOCK = 1 << 17  # weights whose entropy is taken at a time, so that they stay in the processor's cache
 
 
 class Rows(Protocol):
@@ -61,9 +66,10 @@ class Rows(Protocol):
 class Gatherer:
     """Takes from one forward pass at a time what a unit keeps, and sums its statistics."""
 
-    def __init__(self, calls: tuple[int, ...]) -> None:
-        """calls: which attentions of a pass are of the part that is captured, one a layer."""
+    def __init__(self, calls: tuple[int, ...], *, statistics: bool = True) -> None:
+        """calls: which attentions of a pass are of the part that is captured, one a layer; statistics: whether to sum them."""
         self._layer_of = {call: layer for layer, call in enumerate(calls)}
+        self.statistics = statistics
 
     def begin(self, rows: Rows, sequences: IntArray, device: torch.device) -> None:
         """Prepare what every layer of the coming forward pass shares."""
@@ -71,7 +77,6 @@ class Gatherer:
         tokens = rows.tokens
         lengths = tokens.starts[sequences + 1] - tokens.starts[sequences]
         self.asking, self.answering = _sides(tokens, sequences, lengths)
-        special = [tokens.is_special[tokens.starts[s] : tokens.starts[s + 1]] for s in sequences]
         first_row = rows.first_rows(sequences)
         kept = tokens.is_stored[sequences]
         last = len(rows.buffers[0]["query"]) - 1  # which takes what is not kept
@@ -79,20 +84,20 @@ class Gatherer:
         self.kept = kept
         self.queries = _Side(self.asking, first_row, kept, last)
         self.keys = self.queries if self.answering is self.asking else _Side(self.answering, first_row, kept, last)
-        self._special = _bool_rows([s[side] for s, side in zip(special, self.answering, strict=True)])
+        self.shared = SharedBatch(tokens, sequences, self.asking, self.answering)
         self.crosses = tokens.n_source is not None
         self.longest = int(np.argmax(self.queries.lengths))
-        self.sums: list[NDArray[np.float64]] = []  # layer -> (head, statistic)
+        self.sums: list[NDArray[np.float64]] = []  # layer -> (head, SUMMED)
+        self.surface: list[NDArray[np.float64]] = []  # layer -> (head, sum), with equal attention as one more head
         self._move(device)
 
     def _move(self, device: torch.device) -> None:
         """Have what layers share on the device of the next one: a model may be spread over several."""
-        self.device, self.special = device, self._special.to(device)
-        for side in (self.queries, self.keys):
-            side.move(device)
-        self._classes: Tensor | None = None
+        self.device = device
+        for part in (self.queries, self.keys, self.shared):
+            part.move(device)
         self._verified: dict[tuple[bool, int | None], Tensor | None] = {}  # the mask that was seen to be so
-        self._uniform: dict[tuple[bool, int | None, int], Tensor] = {}
+        self.uniform: dict[tuple[bool, int | None], tuple[Tensor, Tensor]] = {}  # what it sums to, by mask
 
     def see(self, call: AttentionCall) -> None:
         """Take what is kept of one layer from one forward pass."""
@@ -107,23 +112,35 @@ class Gatherer:
         layer, buffer = self.unit.layers[number], self.unit.buffers[number]
         self._verify(call, layer, self.unit.positions[number])
         value_norm = self._value_norm(call)  # (sequence, kv_head, key token)
-        total: Tensor | None = None
+        sums = _HeadSums(self, call, layer, value_norm) if self.statistics else None
+        top: Tensor | None = None
         for rows, attention in call.rows():
+            attention = attention.float()
             if layer.causal and rows.stop < attention.shape[3] and not layer.crosses:
                 attention = attention[..., : rows.stop]  # what follows is not attended to
-            top = pack_strongest(attention.float(), min(buffer["top"].shape[2], attention.shape[3]), self.unit.low)
-            sums = self._statistics(call, layer, attention.float(), top, rows)
-            total = sums if total is None else total + sums
+            top = pack_strongest(attention, min(buffer["top"].shape[2], attention.shape[3]), self.unit.low)
+            if sums is not None:
+                sums.add(rows, attention, unpack_strongest(top[..., 0], self.unit.low)[0])
             if self.any_kept:
                 by_head = top.transpose(0, 1).flatten(1, 2)  # (head, place, k)
                 places = self.queries.rows_of(rows)
                 buffer["top"][:, :, : by_head.shape[2]].index_copy_(1, places, by_head.cpu())
-        if total is None:
+        if top is None:
             raise QKSpaceError(f"{call.module}: no attention came out of it.")
-        self.sums.append(self._with_values(total, value_norm, layer).cpu().double().numpy())
+        self._sum(layer, sums)
         if self.any_kept:
             self._keep(call, buffer, value_norm)
             self._keep_pairs(call, number)
+
+    def _sum(self, layer: LayerSpec, sums: _HeadSums | None) -> None:
+        """Add the sums of a layer to those of the pass; nan where statistics are switched off."""
+        width = self.shared.layout.width
+        if sums is None:
+            found = np.full((layer.n_heads + 1, len(SUMMED) + width), np.nan)
+        else:
+            found = sums.finish().cpu().double().numpy()
+        self.sums.append(found[:-1, : len(SUMMED)])
+        self.surface.append(found[:, len(SUMMED) :])
 
     def _keep(self, call: AttentionCall, buffer: dict[str, Tensor], value_norm: Tensor) -> None:
         kept = [
@@ -182,7 +199,8 @@ class Gatherer:
         if spread.max() > 1e-2 + 1e-2 * float(np.ptp(bias)):
             raise QKSpaceError(f"{call.module}: what position adds over {n} tokens is not what it was at the check.")
 
-    def _position(self, call: AttentionCall) -> LayerPosition | None:
+    def position(self, call: AttentionCall) -> LayerPosition | None:
+        """Return the position part of the layer of a call."""
         return self.unit.positions[self._layer_of[call.index]]
 
     def _value_norm(self, call: AttentionCall) -> Tensor:
@@ -192,106 +210,90 @@ class Gatherer:
             return norms
         return call.key.new_full(call.key.shape[:3], float("nan")).float()
 
-    # ---------------------------------------------------------------- statistics
 
-    def _statistics(self, call: AttentionCall, layer: LayerSpec, attention: Tensor, top: Tensor, rows: slice) -> Tensor:
-        """Return the sums of STATISTICS but those of values, over some query tokens of the batch: (head, statistic)."""
+class _HeadSums:
+    """The sums of the statistics of one layer over a batch."""
+
+    def __init__(self, batch: Gatherer, call: AttentionCall, layer: LayerSpec, value_norm: Tensor) -> None:
+        self._batch, self._call, self._layer, self._value_norm = batch, call, layer, value_norm
+        self._asking = batch.shared.asking.unsqueeze(2)  # (sequence, token, 1): padding counts nothing
+        norm = None if call.value is None else value_norm
+        causal = layer.causal and not layer.crosses
+        self._surface = SurfaceSums(batch.shared, layer.n_heads, norm, causal=causal)
+        self._columns: list[
+            Tensor
+        ] = []  # of each piece: entropy, attention_max and any position_share, (statistic, head, 1)
+        form, is_alike = (layer.causal, layer.window), batch.position(call) is None and layer.position is None
+        self._form = form if is_alike and not layer.crosses else None  # None: a mask that other layers do not share
+        self._known = batch.uniform.get(form) if self._form is not None else None
+        self._uniform = SurfaceSums(batch.shared, 1, None, causal=causal)
+        self._uniform_entropy = value_norm.new_zeros(())
+
+    def add(self, rows: slice, attention: Tensor, strongest: Tensor) -> None:
+        """Add some query tokens: their attention, and its largest weight (sequence, head, query token)."""
         import torch
 
-        asking = self.queries.inside[:, rows].float().unsqueeze(2)  # (sequence, token, 1): padding counts nothing
+        asking = self._asking[:, rows]
+        entropy = _entropy(attention)
+        share = self._position_share(attention, rows)
+        per_query = torch.stack([entropy, strongest] if share is None else [entropy, strongest, share])
+        self._columns.append((per_query @ asking).sum(dim=1))
+        self._surface.add(rows, attention, entropy)
+        if self._known is None:
+            allowed = self._allowed(rows)[:, :1, :, : attention.shape[3]]
+            equal, its_entropy = uniform_attention(allowed)
+            self._uniform.add(rows, equal, its_entropy)
+            self._uniform_entropy += torch.bmm(its_entropy, asking).sum()
 
-        def total(per_token: Tensor) -> Tensor:  # (sequence, head, token) -> (head, 1)
-            return torch.bmm(per_token, asking).sum(dim=0)
-
-        n_heads = attention.shape[1]
-        uniform = self._uniform_entropy(call, layer, rows)
-        share = self._position_share(call, layer, attention, rows)
-        columns = [
-            self._class_sums(attention, rows, causal=layer.causal and not self.crosses),  # KEY_CLASSES
-            total(_entropy(attention)),
-            uniform.expand(n_heads, 1),
-            total(unpack_strongest(top[..., 0], self.unit.low)[0]),
-            attention.new_full((n_heads, 1), float("nan")) if share is None else total(share),
-        ]
-        return torch.cat(columns, dim=1)
-
-    def _uniform_entropy(self, call: AttentionCall, layer: LayerSpec, rows: slice) -> Tensor:
-        """Return the entropy of equal attention to all allowed keys, summed over some query tokens of the batch."""
-        position, key = self._position(call), (layer.causal, layer.window, rows.start)
-        is_shared = position is None and layer.position is None and not layer.crosses
-        if is_shared and key in self._uniform:
-            return self._uniform[key]
-        counts = _allowed_counts(call, layer, position, self.queries.inside, self.keys.inside, rows)
-        uniform: Tensor = (counts.log() * self.queries.inside[:, rows]).sum()
-        if is_shared:
-            self._uniform[key] = uniform
-        return uniform
-
-    def _with_values(self, sums: Tensor, value_norm: Tensor, layer: LayerSpec) -> Tensor:
-        """Put the sums over values where STATISTICS has them: next to last."""
+    def finish(self) -> Tensor:
+        """Return sums of SUMMED and of `surface.Layout`, of each head and last of equal attention: (head + 1, sum)."""
         import torch
 
-        inside = self.keys.inside.float().unsqueeze(2)
-        norms = torch.bmm(value_norm, inside).sum(dim=0).repeat_interleave(layer.n_heads // layer.n_kv_heads, dim=0)
-        if self.crosses:  # a mean over queries, as the others are
-            norms = norms * (float(self.queries.lengths.sum()) / max(1.0, float(self.keys.lengths.sum())))
-        return torch.cat([sums[:, :-1], norms, sums[:, -1:]], dim=1)
+        layer, batch = self._layer, self._batch
+        known = (self._uniform_entropy, self._uniform.finish()) if self._known is None else self._known
+        if self._form is not None:
+            batch.uniform[self._form] = known
+        surface = self._surface.finish(has_sink=layer.has_sink)
+        places = batch.shared.layout.slices
+        profile = surface[:, places["profile"]]
+        of_keys = [surface[:, [SPECIAL, FIRST]], profile[:, [REACH + offset for offset in NEIGHBOURS.values()]]]
+        entropy, strongest, *shares = torch.stack(self._columns).sum(dim=0)  # (head, 1) each
+        share = shares[0] if shares else torch.full_like(entropy, torch.nan)
+        uniform = known[0].expand(layer.n_heads, 1)
+        norms = self._norms()
+        summed = torch.cat([*of_keys, surface[:, places["distance"]], entropy, uniform, strongest, norms, share], dim=1)
+        found = torch.cat([summed, surface], dim=1)
+        return torch.cat([found, torch.nn.functional.pad(known[1], (len(SUMMED), 0))])
 
-    def _position_share(self, call: AttentionCall, layer: LayerSpec, attention: Tensor, rows: slice) -> Tensor | None:
+    def _norms(self) -> Tensor:
+        """Return the length of the values of each head, summed: (head, 1)."""
+        import torch
+
+        layer, batch = self._layer, self._batch
+        inside = batch.keys.inside.float().unsqueeze(2)
+        norms = torch.bmm(self._value_norm, inside).sum(dim=0)
+        norms = norms.repeat_interleave(layer.n_heads // layer.n_kv_heads, dim=0)
+        if batch.crosses:  # a mean over queries, as the others are
+            norms = norms * (float(batch.queries.lengths.sum()) / max(1.0, float(batch.keys.lengths.sum())))
+        return norms
+
+    def _position_share(self, attention: Tensor, rows: slice) -> Tensor | None:
         """Return the distance of each query's attention from that of the product alone: (sequence, head, token)."""
+        call = self._call
         if call.before_rotation is not None:
             query, key = call.before_rotation
-        elif not layer.is_product:
+        elif not self._layer.is_product:
             query, key = call.query, call.key
         else:
             return None
-        allowed = _allowed(call, layer, self._position(call), self.keys.inside, rows)
         n_keys = attention.shape[3]
-        content = weights(query, key, layer.scale, mask=allowed, rows=rows)
+        content = weights(query, key, self._layer.scale, mask=self._allowed(rows), rows=rows)
         apart = (attention - content[..., :n_keys]).abs().sum(dim=-1)
         return (apart + (1 - attention.sum(dim=-1)).clamp_min(0)) / 2
 
-    def _class_sums(self, attention: Tensor, rows: slice, *, causal: bool) -> Tensor:
-        """Sum attention over KEY_CLASSES: (head, class)."""
-        import torch
-
-        if rows == slice(0, self.queries.inside.shape[1]):
-            return torch.bmm(attention.flatten(2), self._key_classes()).sum(dim=0)
-        # Of a long text: one class after another, as their weights would take more than the attention does.
-        device, n_keys = attention.device, attention.shape[3]
-        asking = self.queries.inside[:, None, rows].float()  # (sequence, 1, query token)
-        place, key = torch.arange(rows.start, rows.stop, device=device), torch.arange(n_keys, device=device)
-
-        def at(offset: int) -> Tensor:  # attention to the key so far before each query: (sequence, head, query token)
-            wanted = place - offset
-            valid = (wanted >= 0) & (wanted < n_keys)
-            index = wanted.clamp(0, n_keys - 1)[:, None].expand(*attention.shape[:2], -1, 1)
-            return attention.gather(3, index)[..., 0] * valid
-
-        special = self.special[:, :n_keys].float()
-        columns = torch.stack([special, torch.ones_like(special), key.float().expand_as(special)], dim=-1)
-        of_special, whole, mean_key = (attention @ columns[:, None]).unbind(dim=-1)
-        apart = (place[:, None] - key[None, :]).abs()
-        distance = whole * place - mean_key if causal else (attention * apart).sum(dim=-1)
-        per_query = [of_special, attention[..., 0], at(1), at(-1), at(0), distance]
-        return torch.stack([(values * asking).sum(dim=(0, 2)) for values in per_query], dim=1)
-
-    def _key_classes(self) -> Tensor:
-        """Return weights that sum attention over classes of keys: (sequence, query token x key token, class)."""
-        import torch
-
-        if self._classes is None:
-            asking, answering = self.queries.inside, self.keys.inside
-            shape = (len(asking), asking.shape[1], answering.shape[1])
-            place, key = (torch.arange(n, device=asking.device) for n in shape[1:])
-            offset = place[:, None] - key[None, :]  # (query token, key token)
-            shared = [
-                (key == 0).expand(shape),
-                *(c.expand(shape) for c in (offset == 1, offset == -1, offset == 0, offset.abs())),
-            ]
-            stacked = torch.stack([c.float() for c in (self.special[:, None, :].expand(shape), *shared)], dim=-1)
-            self._classes = (stacked * answering[:, None, :, None] * asking[:, :, None, None]).flatten(1, 2)
-        return self._classes
+    def _allowed(self, rows: slice) -> Tensor:
+        batch = self._batch
+        return _allowed(self._call, self._layer, batch.position(self._call), batch.keys.inside, rows)
 
 
 class _Side:
@@ -330,19 +332,20 @@ def _sides(tokens: Tokens, sequences: IntArray, lengths: IntArray) -> tuple[list
     return asking, [slice(0, int(m)) for m in source]
 
 
-def _bool_rows(rows: list[NDArray[np.bool_]]) -> Tensor:
-    """Return rows of unlike length as one tensor, False where there is nothing."""
-    import torch
-
-    out = np.zeros((len(rows), max(map(len, rows))), dtype=bool)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = row
-    return torch.from_numpy(out)
-
-
 def _entropy(attention: Tensor) -> Tensor:
     """Return the entropy of each row in nats: (sequence, head, token)."""
-    return attention.clamp_min(TINY).log_().mul_(attention).sum(dim=-1).neg_()
+    import torch
+
+    if attention.device.type != "cpu" or not attention.is_contiguous():
+        return attention.clamp_min(TINY).log_().mul_(attention).sum(dim=-1).neg_()
+    rows = attention.flatten(0, 2)
+    n = max(1, ENTROPY_BLOCK // rows.shape[1])
+    out, room = rows.new_empty(len(rows)), rows.new_empty(min(n, len(rows)), rows.shape[1])
+    for first in range(0, len(rows), n):
+        part = rows[first : first + n]
+        logs = torch.clamp_min(part, TINY, out=room[: len(part)])
+        torch.sum(logs.log_().mul_(part), dim=-1, out=out[first : first + n])
+    return out.neg_().view(attention.shape[:3])
 
 
 def _allowed(
@@ -361,25 +364,6 @@ def _allowed(
         return answering[:, None, None, :].expand(-1, 1, rows.stop - rows.start, -1)
     allowed = torch.from_numpy(allowed_alike(layer, position, answering.shape[1], rows)).to(answering.device)
     return allowed[None, None] & answering[:, None, None, :]
-
-
-def _allowed_counts(
-    call: AttentionCall,
-    layer: LayerSpec,
-    position: LayerPosition | None,
-    asking: Tensor,
-    answering: Tensor,
-    rows: slice,
-) -> Tensor:
-    """Return how many keys some queries may attend to: (sequence, query token), at least 1."""
-    import torch
-
-    if layer.position == "sequence":
-        return _allowed(call, layer, position, answering, rows)[:, 0].sum(dim=-1).clamp(min=1).float()
-    if layer.crosses:
-        return answering.sum(dim=1, keepdim=True).expand(-1, rows.stop - rows.start).clamp(min=1).float()
-    allowed = torch.from_numpy(allowed_alike(layer, position, asking.shape[1], rows)).to(asking.device)
-    return (answering.float() @ allowed.float().T).clamp(min=1)
 
 
 def pack_strongest(attention: Tensor, k: int, low: int) -> Tensor:

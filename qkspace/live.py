@@ -379,7 +379,7 @@ def _load(index: Index, model: str | None, device: Device, trust_remote_code: bo
     made, who = index.manifest["made_from"], index.manifest["model"]
     recorded = str(made["model"]["source"])
     place = recorded if model is None else model
-    needs = f"A text of one's own needs the model of this index, {index.model_name}"
+    needs = f"This needs the model of this index, {index.model_name}"
     if made.get("trust_remote_code") and not trust_remote_code:
         raise QKSpaceError(
             f"{needs}, which was loaded with code that comes with the checkpoint. Such code runs only when asked for: if you "

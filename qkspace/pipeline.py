@@ -28,18 +28,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qkspace import position, store
+from qkspace.classes import read_classes
 from qkspace.console import SILENT, Console
 from qkspace.extend import PLAN as PROJECT_PLAN
 from qkspace.extract import Keep, extract, plan_units
 from qkspace.feed import Feed, Tokens
-from qkspace.gather import OF_ONE_SEQUENCE, STATISTICS
+from qkspace.gather import OF_ONE_SEQUENCE, SUMMED
 from qkspace.index import Index
 from qkspace.maps import SampleRows, Wanted, make_maps, ranges, refuse_unlike
 from qkspace.model import Checkpoint, identity, load
 from qkspace.plan import Parameters, different, holds_the_same, refuse_other, request_of
 from qkspace.reading import CORPUS_CLASH, Reader, asked_modality, modality_of, part_of, reader_of
 from qkspace.schema import IntArray, LayerSpec, QKSpaceError
-from qkspace.units import UnitFiles
+from qkspace.surface import HEAD_COLUMNS
+from qkspace.surface_tables import surface_tables
+from qkspace.units import Totals, UnitFiles
 from qkspace.weights import input_device
 
 if TYPE_CHECKING:
@@ -148,9 +151,9 @@ class Build:
         check = self.check(checkpoint, tokens, feed)
         refuse_unlike(check.layers, self._wanted(), int(tokens.lengths[tokens.is_stored].max()))
         self._write_positions(check)
-        sums, n_tokens = self.extract(checkpoint, check, tokens, feed)
+        totals = self.extract(checkpoint, check, tokens, feed)
         del checkpoint  # the maps need its memory more
-        self._write_heads(check.layers, sums, n_tokens)
+        self._write_heads(check.layers, totals, tokens)
         stored = np.flatnonzero(tokens.is_stored)
         fit, score = self._write_tables(stored, tokens)
         entry = {"modality": reader.modality, **reader.finish(self.work / "corpus", self.root, tokens.is_stored)}
@@ -235,6 +238,7 @@ class Build:
             is_special=np.memmap(folder / "special", dtype=bool, mode="r"),
             starts=starts,
             is_stored=is_stored,
+            classes=read_classes(folder, int(starts[-1])),
             n_source=np.load(source) if (source := folder / "n_source.npy").exists() and self.part == "cross" else None,
         )
 
@@ -275,11 +279,14 @@ class Build:
                 position.write(self.root, number, bias=part.bias, sink=part.sink)
 
     def extract(
-        self, checkpoint: Checkpoint, check: Check, tokens: Tokens, feed: Feed
-    ) -> tuple[list[NDArray[np.float64]], int]:
-        """Run every unit that is not finished yet; return the sums of the statistics over all units."""
+        self, checkpoint: Checkpoint, check: Check, tokens: Tokens, feed: Feed, *, statistics: bool = True
+    ) -> Totals:
+        """Run every unit that is not finished yet; return the sums of the statistics over all units.
+
+        statistics: False leaves them out, to measure what they cost.
+        """
         p = self.parameters
-        keep = Keep(p.top_k, p.storage, unrotated=p.before_rope, how=p.forward)
+        keep = Keep(p.top_k, p.storage, unrotated=p.before_rope, how=p.forward, statistics=statistics)
         units = plan_units(tokens, check.layers, keep)
         with ExitStack() as stack:
             stored = tokens.lengths[tokens.is_stored]
@@ -300,21 +307,27 @@ class Build:
                 writing = writer.submit(files.finish, unit, result)
             if writing is not None:
                 writing.result()
-            return files.sums(units)
+            return files.totals(units)
 
     # ---------------------------------------------------------------- tables
 
-    def _write_heads(self, layers: tuple[LayerSpec, ...], sums: list[NDArray[np.float64]], n_tokens: int) -> None:
-        """Write heads.parquet: one row a head, the mean of each statistic over all tokens that were read."""
-        means = np.concatenate(sums) / n_tokens  # (head of any layer, statistic)
+    def _write_heads(self, layers: tuple[LayerSpec, ...], totals: Totals, tokens: Tokens) -> None:
+        """Write heads.parquet: one row a head, the mean of each statistic over all tokens that were read; and its surface."""
+        means = np.concatenate(totals.sums) / totals.n_tokens  # (head of any layer, statistic)
         heads = np.asarray([(i, head) for i, layer in enumerate(layers) for head in range(layer.n_heads)])
-        found = dict(zip(STATISTICS, means.T, strict=True))
+        surface = surface_tables(layers, totals.surface, totals.counts, tokens.classes)
+        found = dict(zip(SUMMED, means.T, strict=True)) | surface.heads
         if any(layer.crosses for layer in layers):
             found |= {name: np.full(len(heads), np.nan) for name in OF_ONE_SEQUENCE}
-        if np.isnan(found["position_share"]).all():  # no head has a position part of its own
-            found.pop("position_share")
+        for name in ("position_share", *HEAD_COLUMNS):
+            if np.isnan(
+                found[name]
+            ).all():  # of no head: none has a position part of its own, or queries have no neighbours
+                found.pop(name)
         columns = {"layer": heads[:, 0], "head": heads[:, 1], **found}
         store.write_table(self.root / "heads.parquet", columns)
+        store.write_table(self.root / "surface.parquet", surface.surface)
+        store.write_table(self.root / "profile.parquet", surface.profile)
 
     def _write_tables(self, stored: IntArray, tokens: Tokens) -> tuple[IntArray, IntArray]:
         """Write the tables of what is stored; return the sequences that maps are fitted and scored on.

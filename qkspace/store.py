@@ -7,6 +7,8 @@ last by atomic rename, lists every file with its size and sha256. Knows no model
     tokens.parquet               one row per stored token, in corpus order
     sequences.parquet            one row per stored sequence
     heads.parquet                one row per head: statistics over all that was read
+    surface.parquet              one row per head and class of keys: attention to it, over all that was read
+    profile.parquet              one row per head and offset of the key from the query: attention to it
     query/L00.npy                (head, token, d_head)       one file a layer
     key/L00.npy                  (kv_head, token, d_head)
     value_norm/L00.npy           (kv_head, token)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,6 +22,16 @@ from qkspace.position import pair_file
 from qkspace.schema import IntArray, LayerSpec, QKSpaceError
 
 WRITERS = 4  # files written at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over all units: as in `extract.UnitResult`, whose n_tokens they are over."""
+
+    sums: list[NDArray[np.float64]]
+    surface: list[NDArray[np.float64]]
+    counts: NDArray[np.float64]
+    n_tokens: int
 
 
 class UnitFiles:
@@ -97,6 +108,7 @@ class UnitFiles:
 
         checksums = list(self._pool.map(write, parts))
         sums = {f"sums{i:02d}": values for i, values in enumerate(result.sums)}
+        sums |= {f"surface{i:02d}": values for i, values in enumerate(result.surface)} | {"counts": result.counts}
         marks = {"n_tokens": np.asarray(result.n_tokens), "xxh3": np.asarray(checksums, dtype=np.uint64)}
         store.write_arrays(self._marker(unit), {**sums, **marks})
 
@@ -105,8 +117,10 @@ class UnitFiles:
         if not self._marker(unit).exists():
             return False
         try:
-            expected = store.read_arrays(self._marker(unit))["xxh3"]
+            marker = store.read_arrays(self._marker(unit))
         except QKSpaceError:  # a marker damaged since is none: the unit is done again
+            return False
+        if "counts" not in marker:  # by a version that summed less
             return False
         places = {"pairs": (unit.pair, unit.n_pairs)}
         found = [
@@ -114,10 +128,14 @@ class UnitFiles:
             for files in self._files
             for name, file in files.items()
         ]
-        return np.array_equal(expected, np.asarray(found, dtype=np.uint64))
+        return np.array_equal(marker["xxh3"], np.asarray(found, dtype=np.uint64))
 
-    def sums(self, units: list[Unit]) -> tuple[list[NDArray[np.float64]], int]:
-        """Return the sums of the statistics over all units, layer -> (head, statistic), and the tokens they are over."""
+    def totals(self, units: list[Unit]) -> Totals:
+        """Return the sums of the statistics over all units, added up in their order."""
         results = [store.read_arrays(self._marker(unit)) for unit in units]
-        sums = [np.sum([r[f"sums{i:02d}"] for r in results], axis=0) for i in range(len(self.layers))]
-        return sums, int(sum(int(r["n_tokens"]) for r in results))
+        sums, surface = (
+            [np.sum([r[f"{name}{i:02d}"] for r in results], axis=0) for i in range(len(self.layers))]
+            for name in ("sums", "surface")
+        )
+        counts = np.sum([r["counts"] for r in results], axis=0)
+        return Totals(sums, surface, counts, int(sum(int(r["n_tokens"]) for r in results)))

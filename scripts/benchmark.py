@@ -1,6 +1,7 @@
 """Measure qkspace on this machine, each figure beside a baseline of the same run.
 
     python scripts/benchmark.py extract    capture including disk, against a bare forward pass over the same batches
+    python scripts/benchmark.py statistics capture with the statistics of heads, against capture without them
     python scripts/benchmark.py memory     peak memory of a build on 1, 4 and 16 times the corpus
     python scripts/benchmark.py long       memory and time over long texts, beside transformers' own attentions
     python scripts/benchmark.py app        the page: in a real browser, on the server, with 20 visitors
@@ -34,7 +35,9 @@ EWT = [ROOT.parent / "shared" / "data" / "ud-english-ewt" / f"en_ewt-ud-{part}.c
 def main() -> None:
     """Run the benchmarks that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("extract", "memory", "long", "app", "fidelity", "compare", "all"))
+    parser.add_argument(
+        "what", choices=("extract", "statistics", "memory", "long", "app", "fidelity", "compare", "all")
+    )
     parser.add_argument("--rounds", type=int, default=5, help="how often the two sides of a ratio are run in turn")
     parser.add_argument("--every", type=int, default=1, help="fidelity: measure every so many-th head (default all)")
     parser.add_argument("--few", type=int, default=6, help="fidelity: heads that the slow recipe is run on (default 6)")
@@ -45,6 +48,7 @@ def main() -> None:
     print(f"{os.cpu_count()} cores, {platform.platform()}, Python {platform.python_version()}")
     for name, run in (
         ("extract", lambda: extract(options.rounds)),
+        ("statistics", lambda: what_statistics_cost(options.rounds)),
         ("memory", memory),
         ("long", lambda: long(options.rounds)),
         ("app", lambda: app(options.rounds)),
@@ -110,6 +114,42 @@ def extract(rounds: int) -> None:
     print(
         f"  ratio: median {statistics.median(ratios):.2f} (min {min(ratios):.2f}, max {max(ratios):.2f}), {n:,} tokens"
     )
+
+
+def what_statistics_cost(rounds: int) -> None:
+    """Time capture with all statistics of the heads and with none, in turn, on an encoder and on a tiny decoder.
+
+    The time is the processor's. The decoder is so small that its own forward pass takes less than what is kept of it.
+    """
+    from qkspace.console import SILENT
+    from qkspace.model import load
+    from qkspace.pipeline import Build, Parameters
+
+    for model in (model_folder(), str(ROOT.parent / "shared" / "models" / "stories260K")):
+        print(f"\nstatistics: {Path(model).name} over EWT dev and test, capture including disk")
+        checkpoint, ratios = load(model), []
+        for round_number in range(rounds + 1):  # the first warms up and is not counted
+            seconds = {}
+            for statistics_too in (True, False) if round_number % 2 else (False, True):
+                with tempfile.TemporaryDirectory(dir=ROOT / "out") as folder:
+                    build = Build(model, [str(path) for path in EWT], Path(folder), Parameters(), SILENT)
+                    build.work.mkdir(parents=True)
+                    reader = build.reader(checkpoint)
+                    build.read(reader)
+                    tokens = build.tokens()
+                    feed = reader.feed(build.work / "corpus", tokens)
+                    check = build.check(checkpoint, tokens, feed)
+                    start = time.process_time()  # of all threads: what others do on the machine counts little
+                    build.extract(checkpoint, check, tokens, feed, statistics=statistics_too)
+                    seconds[statistics_too] = time.process_time() - start
+            if round_number:
+                ratios.append(seconds[True] / seconds[False])
+                print(
+                    f"  round {round_number}: with {seconds[True]:.2f} s, without {seconds[False]:.2f} s, {ratios[-1]:.3f}"
+                )
+        n_classes = 0 if tokens.classes is None else len(tokens.classes.names)
+        print(f"  ratio: median {statistics.median(ratios):.3f} (min {min(ratios):.3f}, max {max(ratios):.3f})")
+        print(f"  {int(tokens.starts[-1]):,} tokens, {n_classes} classes of metadata")
 
 
 def memory() -> None:

@@ -2,7 +2,7 @@
 
     python scripts/head_coreference.py                                          MiniLM over GAP and over the demo corpus
     python scripts/head_coreference.py --model NAME_OR_FOLDER --out out/NAME
-    python scripts/head_coreference.py --write docs/heads.md --part coreference
+    python scripts/head_coreference.py --write docs/heads_coreference.md --part coreference
 
 Builds the indexes in --out where they are not there yet. Heads are chosen on the development part of GAP and reported on its
 test part; on the demo corpus, on halves. --write replaces what stands in a document between `<!-- PART: begin -->` and

@@ -23,13 +23,12 @@ from qkspace import capture, gather
 from qkspace import extract as extract_module
 from qkspace.extract import Keep, LayerRows, Unit, UnitResult, bytes_per_token, extract, make_batches, plan_units
 from qkspace.feed import TextFeed, Tokens
-from qkspace.gather import STATISTICS as ALL_STATISTICS
-from qkspace.gather import pack_strongest, unpack_strongest
+from qkspace.gather import SUMMED, pack_strongest, unpack_strongest
 from qkspace.model import Checkpoint, load
 from qkspace.schema import LayerSpec, QKSpaceError
 from qkspace.selfcheck import Check, check
 
-STATISTICS = ALL_STATISTICS[:-1]  # position_share is nan in these families; see test_position_share
+STATISTICS = SUMMED[:-1]  # position_share is nan in these families; see test_position_share
 
 FAMILIES = ["bert", "llama", "mistral"]  # an encoder, grouped keys, a sliding window
 
@@ -353,7 +352,7 @@ def test_statistics_are_those_counted_by_hand(
 
 def test_no_key_gets_more_than_the_largest_weight_and_no_head_is_flatter_than_flat(case: Case) -> None:
     for sums in run(case).sums:
-        mean = dict(zip(ALL_STATISTICS, sums.T / len(case.tokens.token_ids), strict=True))
+        mean = dict(zip(SUMMED, sums.T / len(case.tokens.token_ids), strict=True))
         assert (mean["entropy"] <= mean["entropy_uniform"] + 1e-6).all()
         assert (mean["attention_max"] <= 1 + 1e-6).all()
         for name in ("first", "previous", "next", "self"):  # classes of one key each

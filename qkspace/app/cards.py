@@ -122,7 +122,7 @@ class Sequences:
 
     def show(self, scene: Scene) -> None:
         """Fill the list where the search has changed."""
-        self.root.visible = scene.state.page == "sentence"
+        self.root.visible = scene.state.page in ("sentence", "plots")
         if self.scene is None or self.scene.state.search != scene.state.search:
             self.start = 0
         self.scene = scene

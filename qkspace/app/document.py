@@ -34,8 +34,10 @@ from qkspace.app.state import Page, State, from_address, to_address
 from qkspace.app.style import TOUR_CSS, root_css, variables_css
 from qkspace.app.views.atlas import AtlasView
 from qkspace.app.views.head import HeadView
+from qkspace.app.views.heads import HeadsView
 from qkspace.app.views.image import ImageView
 from qkspace.app.views.map import MapView
+from qkspace.app.views.plots import PlotsView
 from qkspace.app.views.sentence import SentenceView
 from qkspace.index import Index
 from qkspace.schema import QKSpaceError
@@ -44,7 +46,18 @@ from qkspace.search import Hits
 if TYPE_CHECKING:
     from qkspace.live import LiveSequence, LiveWorker
 
-STEPS = ("page", "layer", "head", "method", "dims", "colour", "search", "selected", "sequence", "text", "pair", "order")
+STEPS = (  # that one can go back
+    *("page", "layer", "head", "method", "dims", "colour", "search", "selected", "sequence", "text", "pair", "order"),
+    *("figure", "aspect", "plot", "averaged"),
+)
+
+
+VIEWS: dict[Page, Callable[..., Any]] = {
+    "atlas": AtlasView,
+    "heads": HeadsView,
+    "plots": PlotsView,
+    "head": HeadView,
+}
 
 
 @dataclass(slots=True)
@@ -175,8 +188,9 @@ class _Page(StatefulPage):
         begin = {"page": self.root, "tips": tips, "asks_theme": asks_theme, "notebook": not self.whole}
         doc.js_on_event(DocumentReady, CustomJS(code=script("begin"), args={**begin, "title": self.header.title}))
         doc.js_on_event(DocumentReady, CustomJS(code=script("tour"), args=self._tour()))
-        if "head" in self.views:
-            self.views["head"].measure()
+        for page in ("head", "heads"):
+            if page in self.views:
+                self.views[page].measure()
         if "sentence" in self.views:
             doc.js_on_event(DocumentReady, self.draw_sentence)
         if self.live.asked[0]:
@@ -316,8 +330,7 @@ class _Page(StatefulPage):
             else:
                 album = album_of(self.index)
                 of_sequence = SentenceView if album is None else partial(ImageView, album=album)
-                make: Callable[..., Any] = {"atlas": AtlasView, "sentence": of_sequence, "head": HeadView}[page]
-                self.views[page] = make(self.shown, self.state, self.change)
+                self.views[page] = VIEWS.get(page, of_sequence)(self.shown, self.state, self.change)
                 if page == "sentence":
                     self.draw_sentence = self.views[page].wire(self.root, self.place)
             self.views[page].paint(self.state.theme)

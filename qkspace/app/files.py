@@ -53,6 +53,9 @@ def make(kind: str, scene: Scene) -> tuple[str, str, bytes]:
     if kind not in MIME:
         raise QKSpaceError(f"There is no file of kind {kind!r}; there are {', '.join(MIME)}.")
     page = "map" if kind == "html" and state.page in ("atlas", "head") else state.page  # which is what it shows
+    page = (
+        "map" if state.page == "heads" and kind not in ("csv", "parquet") else page
+    )  # figures have a button of their own
     name = f"{index.root.name}-{page}-L{state.layer}H{state.head}.{kind}"
     with TemporaryDirectory() as folder:
         path = Path(folder) / name
@@ -72,6 +75,8 @@ def _write_table(path: Path, scene: Scene) -> None:
     if state.page == "head":
         table = shown.head_table
         table = table[(table["layer"] == state.layer) & (table["head"] == state.head)]
+    elif state.page == "heads":
+        table = shown.head_table
     elif state.page == "atlas":
         table = shown.head_table.iloc[sorted_heads(shown, state)]
     elif state.page == "sentence" and scene.live is not None:

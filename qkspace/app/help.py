@@ -5,14 +5,16 @@ In: a language. Out: HTML of a dialog, and the tour's sentences. Knows no index,
 
 from __future__ import annotations
 
+from typing import get_args
+
 from qkspace.app.language import say
-from qkspace.app.state import Language
+from qkspace.app.state import Language, Page
 from qkspace.app.words import plain
 from qkspace.report import VERDICTS
 
 Keys = tuple[tuple[tuple[str, ...], str], ...]
 KEYS: Keys = (  # pressed, and the sentence that says what it does
-    (("1", "2", "3", "4"), "help_views"),
+    (tuple(str(number + 1) for number in range(len(get_args(Page)))), "help_views"),
     (("&larr;", "&rarr;", "&uarr;", "&darr;"), "help_arrows"),
     (("/",), "help_search"),
     (("n", "p"), "help_next"),
@@ -20,7 +22,7 @@ KEYS: Keys = (  # pressed, and the sentence that says what it does
     (("Esc",), "help_escape"),
     (("?",), "help_question"),
 )
-COMPARE_KEYS: Keys = ((KEYS[0][0], "compare_help_views"), ((",", "."), "compare_help_checkpoint"), *KEYS[1:])
+COMPARE_KEYS: Keys = ((("1", "2", "3", "4"), "compare_help_views"), ((",", "."), "compare_help_checkpoint"), *KEYS[1:])
 COMPARE_GLOSSARY = (
     "js",
     "noise_floor",

@@ -25,7 +25,11 @@ Language = Literal[  # and of what it speaks (`qkspace.app.language`)
     "en", "en+image", "en+audio", "en+cross", "en+decoder",
     "ja", "ja+image", "ja+audio", "ja+cross", "ja+decoder",
 ]  # fmt: skip
-Page = Literal["map", "atlas", "sentence", "head"]
+Page = Literal["map", "atlas", "heads", "sentence", "plots", "head"]
+Plot = Literal["heatmap", "received", "bars", "scatter"]  # of one sequence as a matrix
+Figure = Literal[  # of what heads do
+    "where", "entropy", "profile", "among", "relations", "coreference", "behaviours", "matters",
+]  # fmt: skip
 MAX_CORNERS = 60  # of a selected region
 MAX_LINKS = 1_000  # that are drawn of all sequences
 
@@ -42,8 +46,10 @@ class State:
     first token of a sequence; whole: whether a click links its whole sequence. selected: kind ("query" or "key") and row of
     the clicked point. region: corners (x, y) of what was lassoed on the map. sequence: which one the sentence view shows,
     where no token is clicked. search: what is searched for (`qkspace.search`). order, least: by which score or statistic the
-    atlas is sorted (lowest first after a "-"), and from which value on a head is shown. text, pair: the live sentence, and
-    what it is paired with.
+    atlas is sorted (lowest first after a "-"), and from which value on a head is shown. figure: which one of those of all heads
+    is open; by: what its dots are coloured by; aspect: what of it is shown (`heads_data.aspects`), such as a column or a
+    relation; weighted: whether attention counts by the length of the values. plot: how one sequence is drawn as a matrix;
+    averaged: over the heads of its layer. text, pair: the live sentence, and what it is paired with.
     """
 
     page: Page = "map"
@@ -71,6 +77,12 @@ class State:
     search: str = ""
     order: str = ""
     least: float | None = None
+    figure: Figure = "where"
+    by: str = "label"
+    aspect: str = ""
+    weighted: bool = False
+    plot: Plot = "heatmap"
+    averaged: bool = True
     text: str = ""
     pair: str = ""
     theme: Theme = "light"
@@ -119,6 +131,8 @@ def from_address(arguments: Arguments, first: State, shown: Shown) -> State:
         )
     if state.order:
         _check_order(state, shown)
+    if (state.figure, state.by, state.aspect) != (first.figure, first.by, first.aspect):
+        _check_dots(state, shown)
     return state if state.order else replace(state, least=None)  # of no score
 
 
@@ -128,6 +142,15 @@ def _check_order(state: State, shown: Shown) -> None:
     orders = order_labels(atlas_table(shown, state))
     if state.order.removeprefix("-") not in orders:
         raise address.refuse("order", state.order, f"one of {', '.join(orders)}, perhaps after a -")
+
+
+def _check_dots(state: State, shown: Shown) -> None:
+    from qkspace.app.heads_data import aspects, colour_choices  # which are made of states
+
+    for name, known in (("by", colour_choices(shown)), ("aspect", aspects(shown, state.figure))):
+        if (text := getattr(state, name)) not in known:
+            expected = f"one of {', '.join(filter(None, known))}" if any(known) else "nothing for this figure"
+            raise address.refuse(name, text, expected)
 
 
 # ---------------------------------------------------------------- how each part is read
@@ -205,6 +228,12 @@ READERS: dict[str, Callable[[str, str, Shown], Any]] = {
     "search": address.query,
     "order": address.short,
     "least": _least,
+    "figure": address.one_of(*get_args(Figure)),
+    "by": address.short,
+    "aspect": address.short,
+    "weighted": address.yes,
+    "plot": address.one_of(*get_args(Plot)),
+    "averaged": address.yes,
     "text": address.short,
     "pair": address.short,
     "theme": address.one_of(*get_args(Theme)),

@@ -145,6 +145,14 @@ code {{ font-size: 12px; }}
 kbd {{ border: 1px solid var(--line); border-radius: 4px; padding: 0 4px; font: 11px {FONT}; background: var(--field); }}
 """
 
+HEADS_CSS = """
+p { margin: 0; }
+.kinds { display: flex; flex-wrap: wrap; gap: 2px 14px; align-items: center; font-size: 12px; line-height: 1.5; }
+.kind { white-space: nowrap; }
+.kind svg { vertical-align: -1px; margin-right: 3px; }
+.ramp { display: inline-block; width: 130px; height: 9px; border-radius: 4px; }
+"""
+
 COMPARE_CSS = """
 .heads { font-variant-numeric: tabular-nums; }
 .heads th { position: sticky; top: 0; background: var(--card); text-align: right; font-weight: 400; padding: 0 0 4px 8px;

@@ -59,7 +59,7 @@ document.addEventListener("keydown", (event) => {
   if (event.key == "?") { help.visible = true; event.preventDefault(); return }
   if (event.key == "/") { focus(search); event.preventDefault(); return }
   if (event.key in presses) { press(presses[event.key]); return }
-  if (/^[1-4]$/.test(event.key)) { pages.active = Number(event.key) - 1; return }
+  if (/^[1-9]$/.test(event.key) && event.key <= pages.labels.length) { pages.active = Number(event.key) - 1; return }
   if (path.some((el) => el instanceof HTMLElement && (el.dataset.keys == "own" || /slick|bk-data-table/.test(el.className)))) return
   const moves = {ArrowLeft: [head, -1], ArrowRight: [head, 1], ArrowUp: [layer, -1], ArrowDown: [layer, 1]}
   if (event.key in moves) { step(...moves[event.key]); event.preventDefault() }

@@ -1,0 +1,116 @@
+"""Heads' look: the colour and shape of the dots of all heads, and what they mean.
+
+In: an index, what dots are coloured by, a theme and a language. Out: a value a head for each, and the legend as HTML. Knows no
+figure.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+import pandas as pd
+from bokeh.palettes import Cividis256
+
+from qkspace.app import heads_data
+from qkspace.app.colours import CATEGORIES, DARK_CATEGORIES, MISSING, OTHER
+from qkspace.app.language import say, strings
+from qkspace.app.select import Shown
+from qkspace.app.state import Language
+
+# Shapes that a label has beside its colour, with how the legend draws each in a square of 12.
+SHAPES = {
+    "circle": "M6,1 a5,5 0 1,0 .01,0 Z",
+    "triangle": "M6,1 L11,10.5 H1 Z",
+    "diamond": "M6,.5 L10.5,6 L6,11.5 L1.5,6 Z",
+    "square": "M1.5,1.5 h9 v9 h-9 Z",
+    "inverted_triangle": "M6,11 L1,1.5 H11 Z",
+    "hex": "M6,.8 L10.6,3.4 V8.6 L6,11.2 L1.4,8.6 V3.4 Z",
+    "plus": "M4.4,1 h3.2 v3.4 h3.4 v3.2 h-3.4 v3.4 h-3.2 v-3.4 h-3.4 v-3.2 h3.4 Z",
+    "square_pin": "M1,1 Q6,3.4 11,1 Q8.6,6 11,11 Q6,8.6 1,11 Q3.4,6 1,1 Z",
+    "triangle_pin": "M6,.5 Q7,6 11.5,10.5 Q6,8.4 .5,10.5 Q5,6 6,.5 Z",
+    "star": "M6,.5 L7.4,4.3 L11.5,4.5 L8.3,7 L9.4,11 L6,8.7 L2.6,11 L3.7,7 L.5,4.5 L4.6,4.3 Z",
+}
+KINDS = ("cluster",)  # numbers that name and do not measure
+PERCENTILES = (1, 99)  # between which colours are spread: an outlier does not take the whole scale
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """The dots of all heads: colour, shape, what each is in words (row of the table of heads); the legend, as HTML."""
+
+    colour: list[str]
+    marker: list[str]
+    said: list[str]
+    legend: str
+
+
+def look_of(shown: Shown, by: str, theme: str, language: Language) -> Look:
+    """Return how the dots look; by: one of `heads_data.colour_choices`."""
+    name = heads_data.colour_choices(shown, language).get(by, by)
+    if by == "label":
+        known = strings(language)
+        said = [known.get(f"label_{label}", label) for label in heads_data.labels_of(shown)]
+        return _kinds(name, said, theme, language, shaped=True)
+    values = shown.head_table[by].to_numpy(dtype=np.float64)
+    if by in KINDS:
+        said = ["" if np.isnan(value) else f"{name} {value:.0f}" for value in values]
+        return _kinds(name, said, theme, language, shaped=False)
+    return _scale(name, values, theme, language, by)
+
+
+def _kinds(name: str, said: list[str], theme: str, language: Language, *, shaped: bool) -> Look:
+    """Give the commonest kinds a colour of their own, and a shape; all others, and what is of none, are grey circles."""
+    palette = CATEGORIES if theme == "light" else DARK_CATEGORIES
+    counts = pd.Series([kind for kind in said if kind], dtype=object).value_counts()
+    named = [str(kind) for kind in counts.index[: len(SHAPES) - 1 if shaped else len(palette)]]
+    shapes = list(SHAPES)[1:] if shaped else ["circle"] * len(named)
+    colour = dict(zip(named, palette, strict=False))
+    marker = dict(zip(named, shapes, strict=False))
+    entries = [_entry(kind, colour[kind], marker[kind], int(counts[kind])) for kind in named]
+    n_rare, n_none = int(counts.iloc[len(named) :].sum()), said.count("")
+    if n_rare:
+        entries.append(_entry(say(language, "legend_rest", n=len(counts) - len(named)), OTHER[theme], "circle", n_rare))
+    if n_none:
+        entries.append(_entry(say(language, "by_none"), OTHER[theme], "circle", n_none))
+    legend = f'<span class="muted">{escape(name)}:</span> {" ".join(entries)}'
+    return Look(
+        [colour.get(kind, OTHER[theme]) for kind in said], [marker.get(kind, "circle") for kind in said], said, legend
+    )
+
+
+def _entry(name: str, colour: str, marker: str, count: int) -> str:
+    svg = f'<svg width="12" height="12" aria-hidden="true"><path d="{SHAPES[marker]}" fill="{colour}"/></svg>'
+    return f'<span class="kind">{svg} {escape(name)} <span class="muted">{count:,}</span></span>'
+
+
+def _scale(
+    name: str, values: np.ndarray[tuple[int], np.dtype[np.float64]], theme: str, language: Language, by: str
+) -> Look:
+    """Spread values over a scale of colours; what has none is grey."""
+    finite = values[np.isfinite(values)]
+    low, high = (float(end) for end in np.percentile(finite, PERCENTILES)) if len(finite) else (0.0, 1.0)
+    if by == "layer":
+        low, high = float(values.min()), float(values.max())
+    share = np.clip((values - low) / (high - low), 0, 1) if high > low else np.zeros_like(values)
+    colour = [MISSING[theme] if math.isnan(s) else Cividis256[round(255 * s)] for s in share.tolist()]
+    words = [f"{name}: {number(value, by)}" for value in values.tolist()]
+    ends = ", ".join(Cividis256[i] for i in range(0, 256, 51))
+    legend = (
+        f'<span class="muted">{escape(name)}:</span> {number(low, by)} '
+        f'<span class="ramp" style="background:linear-gradient(to right, {ends})"></span> {number(high, by)}'
+    )
+    if len(finite) < len(values):
+        legend += f" {_entry(say(language, 'legend_missing'), MISSING[theme], 'circle', len(values) - len(finite))}"
+    return Look(colour, ["circle"] * len(colour), words, legend)
+
+
+def number(value: float, of: str) -> str:
+    """Write the value of a statistic as the page does: shares as per cent."""
+    if math.isnan(value):
+        return "-"
+    if of == "layer" or of in KINDS:
+        return f"{value:.0f}"
+    return f"{100 * value:.1f} %" if heads_data.is_share(of) else f"{value:.3g}"

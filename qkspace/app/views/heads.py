@@ -1,0 +1,338 @@
+"""Heads: what every head does, each a dot.
+
+In: a `Scene`. Out: one of the figures of `State.figure` with the choices that it has, a sentence that explains it, and what its
+colours mean. A click on a dot opens its head. What has not been measured is said, with the command that measures it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from html import escape
+from typing import Any, Protocol, get_args
+
+import pandas as pd
+from bokeh.layouts import column, row
+from bokeh.models import CheckboxGroup, Div, InlineStyleSheet, LayoutDOM, RadioButtonGroup, Select
+
+from qkspace.app import heads_bars, heads_curves, heads_data
+from qkspace.app.figures_heads import Dots, side_by_side, stacked
+from qkspace.app.figures_heads_bars import Rows
+from qkspace.app.figures_heads_profile import ProfileCurves, ProfileHeat
+from qkspace.app.figures_heads_tree import TreeFigure
+from qkspace.app.heads_look import Look, look_of
+from qkspace.app.language import say
+from qkspace.app.lists import go
+from qkspace.app.loop import beside, held
+from qkspace.app.select import Scene, Shown
+from qkspace.app.state import Figure, State
+from qkspace.app.style import CARD_CSS, HEADS_CSS, PANEL, WIDGET_CSS
+from qkspace.schema import QKSpaceError
+
+FIGURES: tuple[Figure, ...] = get_args(Figure)
+CHAINS = ("entity", "coref", "chain", "mention")  # columns that tell which mentions are of one thing
+MOST_PAIRS = 60  # of redundant heads that are listed
+STICKS_PX = 450  # height of what stays in view beside what scrolls
+COLOURED = ("where", "entropy", "among", "relations", "coreference", "behaviours", "matters")  # figures of dots
+
+
+class Part(Protocol):
+    """A piece of a figure. look: colours of the dots; mark: the chosen head; paint: a theme."""
+
+    root: LayoutDOM
+
+    def look(self, look: Look) -> None: ...  # noqa: D102
+    def mark(self, layer: int, head: int) -> None: ...  # noqa: D102
+    def paint(self, theme: str) -> None: ...  # noqa: D102
+
+
+class Words:
+    """A card of words in the place of a figure, or beside one."""
+
+    def __init__(self, text: str, *, width: int | None = None) -> None:
+        """Make the card; text: HTML; width: in pixels, of one that stands beside a figure."""
+        size: dict[str, Any] = (
+            {"width": width, "sizing_mode": "stretch_height"} if width else {"sizing_mode": "stretch_width"}
+        )
+        scroll = {"overflow-y": "auto", "scrollbar-width": "thin"} if width else {}
+        self.root: LayoutDOM = Div(
+            text=text, stylesheets=[InlineStyleSheet(css=CARD_CSS)], styles=scroll, margin=0, **size
+        )
+
+    def look(self, look: Look) -> None:
+        """Nothing: words have no dots."""
+
+    def mark(self, layer: int, head: int) -> None:
+        """Nothing, likewise."""
+
+    def paint(self, theme: str) -> None:
+        """Nothing: words take their colours from the page."""
+
+
+class HeadsView:
+    """The figures of what heads do, one at a time."""
+
+    def __init__(self, shown: Shown, state: State, change: Callable[..., None]) -> None:
+        """Make the choices; figures are drawn when they are first asked for."""
+        self.shown, self.change, self.language = shown, change, state.language
+        self.say = partial(say, state.language)
+        self.state = state
+        self.scene: Scene | None = None
+        self.drawn: tuple[Any, ...] | None = None
+        self.coloured: tuple[Any, ...] | None = None
+        self.parts: list[Part] = []
+        self.is_asked = False  # whether what takes long is being measured
+        self.is_drawing = False
+        self.trouble = ""
+        self.distances: dict[str, pd.DataFrame] | None = None
+        self._make_choices(state)
+        scroll = {"overflow-y": "auto", "overflow-x": "hidden", "scrollbar-width": "thin", "min-height": "0"}
+        self.body = column(sizing_mode="stretch_both", styles=scroll, margin=0, name="heads_body")
+        self.root = column(
+            *(self.figure, self.choices, self.note, self.legend, self.body),
+            sizing_mode="stretch_both",
+            styles={**PANEL, "padding": "8px 10px", "gap": "6px"},
+            margin=0,
+            name="heads_view",
+        )
+
+    def _make_choices(self, state: State) -> None:
+        common: dict[str, Any] = {"stylesheets": [InlineStyleSheet(css=WIDGET_CSS)], "margin": 0}
+        t, change = self.say, self.change
+        self.figure = RadioButtonGroup(
+            labels=[t(f"figure_{name}") for name in FIGURES],
+            active=FIGURES.index(state.figure),
+            name="figure",
+            **common,
+        )
+        self.figure.on_change("active", lambda _attr, _old, new: self._open_figure(FIGURES[new]))
+        choices = list(heads_data.colour_choices(self.shown, self.language).items())
+        self.by = Select(title=t("by"), value=state.by, options=choices, width=210, name="by", **common)
+        self.by.on_change("value", lambda _attr, _old, new: change(by=new))
+        self.aspect = Select(title=t("aspect"), value=state.aspect, options=[""], width=210, name="aspect", **common)
+        self.aspect.on_change("value", lambda _attr, _old, new: change(aspect=new))
+        low = common | {"align": "end"}
+        self.weighted = CheckboxGroup(labels=[t("weighted")], width=210, name="weighted", **low)
+        self.weighted.on_change("active", lambda _attr, _old, new: change(weighted=bool(new)))
+        sheet = InlineStyleSheet(css=CARD_CSS + HEADS_CSS)
+        words: dict[str, Any] = {"stylesheets": [sheet], "sizing_mode": "stretch_width", "margin": 0}
+        self.legend = Div(name="heads_legend", **words)
+        self.note = Div(name="heads_note", **words)
+        parts = (self.aspect, self.by, self.weighted)
+        self.choices = row(*parts, sizing_mode="stretch_width", styles={"gap": "12px"}, margin=0)
+
+    def _open_figure(self, figure: Figure) -> None:
+        if figure != self.state.figure:  # else the page said so
+            self.change(figure=figure, aspect="")
+
+    def _opens(self, layer: int, head: int) -> None:
+        self.change(page="head", layer=layer, head=head)
+
+    # ---------------------------------------------------------------- what is shown
+
+    def show(self, scene: Scene) -> None:
+        """Draw the figure where it has changed, colour its dots and mark the chosen head."""
+        self.scene, self.state = scene, scene.state
+        state = scene.state
+        known = heads_data.aspects(self.shown, state.figure, self.language)
+        aspect = state.aspect if state.aspect in known else ""
+        self._show_choices(state, known, aspect)
+        now = (state.figure, aspect, state.weighted)
+        if now != self.drawn:
+            self.drawn, self.coloured = now, None
+            self._draw(state, aspect)
+        if self.coloured != (state.by, state.theme):
+            self.coloured = (state.by, state.theme)
+            look = look_of(self.shown, state.by, state.theme, self.language)
+            self.legend.text = f'<div class="kinds">{look.legend}</div>'
+            for part in self.parts:
+                part.look(look)
+        for part in self.parts:
+            part.mark(state.layer, state.head)
+
+    def _show_choices(self, state: State, known: dict[str, str], aspect: str) -> None:
+        self.figure.active, self.by.value = FIGURES.index(state.figure), state.by
+        self.aspect.title = self.say(f"aspect_of_{state.figure}") if len(known) > 1 else self.say("aspect")
+        self.aspect.options, self.aspect.value = list(known.items()), aspect
+        self.aspect.visible = len(known) > 1
+        self.weighted.active = [0] if state.weighted else []
+        self.weighted.visible = state.figure == "where" and heads_data.table_of(self.shown.index, "surface") is not None
+        self.by.visible = self.legend.visible = state.figure in COLOURED
+
+    def _draw(self, state: State, aspect: str) -> None:
+        """Make the figure anew."""
+        make: dict[Figure, Callable[[str], LayoutDOM]] = {
+            "where": self._where,
+            "entropy": self._entropy,
+            "profile": self._profile,
+            "among": self._among,
+            "relations": self._relations,
+            "coreference": self._coreference,
+            "behaviours": self._behaviours,
+            "matters": self._matters,
+        }
+        self.parts, self.is_drawing = [], True
+        named = "note_profile_heat" if state.figure == "profile" and aspect else f"note_{state.figure}"
+        self.note.text = f'<p class="small muted">{escape(self.say(named))}</p>'
+        self.body.children = [make[state.figure](aspect)]
+        self.is_drawing = False
+        self.paint(state.theme)
+
+    def _add(self, part: Part) -> LayoutDOM:
+        self.parts.append(part)
+        return part.root
+
+    def _dots(self, panels: list[heads_data.Panel], **options: Any) -> LayoutDOM:
+        return self._add(Dots(self.shown.head_table[["layer", "head"]], panels, self.language, self._opens, **options))
+
+    def _words(self, text: str, **options: Any) -> LayoutDOM:
+        return self._add(Words(text, **options))
+
+    def _where(self, aspect: str) -> LayoutDOM:
+        panels = heads_data.where_panels(self.shown, aspect, weighted=self.state.weighted, language=self.language)
+        drawn = self._dots(panels)
+        if heads_data.table_of(self.shown.index, "surface") is not None:
+            return drawn
+        return stacked(self._words(self._old()), drawn)
+
+    def _entropy(self, _aspect: str) -> LayoutDOM:
+        return self._dots(heads_data.entropy_panels(self.shown, self.language))
+
+    def _profile(self, aspect: str) -> LayoutDOM:
+        found = heads_curves.profiles(self.shown)
+        if found is None:
+            return self._words(self._old())
+        make = ProfileHeat if aspect else ProfileCurves
+        return self._add(make(self.shown.head_table[["layer", "head"]], found, self.language, self._opens))
+
+    def _behaviours(self, _aspect: str) -> LayoutDOM:
+        panels = heads_data.behaviour_panels(self.shown, self.language)
+        return self._dots(panels) if panels else self._words(self._missing("behaviours"))
+
+    def _matters(self, aspect: str) -> LayoutDOM:
+        panel = heads_data.matters_panel(self.shown, aspect, self.language)
+        warns = self._words(f'<p class="small"><b>{escape(self.say("matters_proves"))}</b></p>')
+        drawn = self._words(self._missing("ablation")) if panel is None else self._dots([panel])
+        return stacked(warns, drawn)
+
+    def _relations(self, aspect: str) -> LayoutDOM:
+        bars = heads_bars.relation_bars(self.shown.index, self.language)
+        if bars is None or heads_data.table_of(self.shown.index, "relations-all") is None:
+            return self._words(self._missing("relations"))
+        best = self._add(Rows([bars], self.language, self._opens, axis="axis_accuracy"))
+        every = self._dots([heads_data.relation_panel(self.shown, aspect, self.language)])
+        every.max_height, every.styles = STICKS_PX, {**every.styles, "position": "sticky", "top": "0"}
+        return side_by_side(best, every, gap=10)
+
+    def _coreference(self, _aspect: str) -> LayoutDOM:
+        panels = heads_data.coreference_panels(self.shown, self.language)
+        groups = heads_bars.coreference_bars(self.shown.index, self.language)
+        chains: list[LayoutDOM] = [self._words(self._missing("coreference"))]
+        if panels and groups:
+            bars = self._add(Rows(groups, self.language, self._opens, axis="axis_accuracy", across=2))
+            chains = [side_by_side(bars, self._dots(panels), gap=10)]
+        probes = heads_bars.probe_bars(self.shown.index, self.language)
+        title = (
+            f'<h2>{escape(self.say("panel_probes"))}</h2><p class="small muted">{escape(self.say("note_probes"))}</p>'
+        )
+        trees = [self._words(title)]
+        if probes is None:
+            trees.append(self._words(self._missing("probes")))
+        else:
+            trees.append(self._add(Rows([probes], self.language, self._opens, axis="axis_uas", here=False)))
+        return stacked(*chains, *trees)
+
+    # ---------------------------------------------------------------- heads among heads
+
+    def _among(self, aspect: str) -> LayoutDOM:
+        tables = self._distance_tables()
+        if tables is None:
+            self.measure()
+            tables = self._distance_tables()  # without a server it has been measured at once
+        if tables is None:
+            says = self.trouble or self.say("heads_measuring")
+            return self._words(
+                f'<p class="muted">{escape(says)}</p><p><code>{escape(self._command("distances"))}</code></p>'
+            )
+        distances, heads = tables["distances"], self.shown.head_table[["layer", "head"]]
+        drawn = self._dots([heads_data.among_panel(self.shown, distances, aspect, self.language)])
+        tree = heads_curves.tree_of(self.shown, distances, tables["distances-tree"])
+        tips = heads_data.nearest_tips(self.shown, distances, self.language)
+        leaves = self._add(TreeFigure(heads, tree, tips, self.language, self._opens))
+        pairs = self._words(self._pairs(tables["distances-redundant"]), width=190)
+        return side_by_side(drawn, leaves, pairs, gap=10)
+
+    def _distance_tables(self) -> dict[str, pd.DataFrame] | None:
+        """Return what is known of how far heads are apart: of the index, or measured for this page."""
+        names = ("distances", "distances-tree", "distances-redundant")
+        kept = {name: table for name in names if (table := heads_data.table_of(self.shown.index, name)) is not None}
+        return kept if len(kept) == len(names) else self.distances
+
+    def measure(self) -> None:
+        """Measure how far heads are apart where the open figure needs it, beside the server's loop."""
+        document = self.root.document
+        if self.state.figure != "among" or self.is_asked or self._distance_tables() is not None or document is None:
+            return
+        self.is_asked = True
+
+        def work() -> str:
+            try:
+                self.distances = heads_data.measured_distances(self.shown.index)
+            except QKSpaceError as error:
+                return str(error)
+            return ""
+
+        def tell(trouble: str) -> None:
+            self.trouble, self.is_asked = trouble, False
+            if self.state.figure == "among" and self.scene is not None and not self.is_drawing:
+                self.drawn = None
+                held(document, partial(self.show, self.scene))
+
+        beside(document, work, tell)
+
+    def _pairs(self, pairs: pd.DataFrame) -> str:
+        """List heads that attend so much alike that one of them says little new."""
+        lines = []
+        for each in pairs.head(MOST_PAIRS).to_dict("records"):
+            names = [
+                f'<button class="link" {go(page="head", layer=int(each[f"layer_{i}"]), head=int(each[f"head_{i}"]))}>'
+                f"L{int(each[f'layer_{i}'])}H{int(each[f'head_{i}'])}</button>"
+                for i in "ab"
+            ]
+            error = f" ± {each['error']:.3f}" if pd.notna(each.get("error")) else ""
+            lines.append(f'<tr><td>{" · ".join(names)}</td><td class="number">{each["distance"]:.3f}{error}</td></tr>')
+        more = len(pairs) - len(lines)
+        rest = f'<p class="small muted">{escape(self.say("pairs_more", n=more))}</p>' if more > 0 else ""
+        listed = (
+            f"<table>{''.join(lines)}</table>" if lines else f'<p class="muted">{escape(self.say("pairs_none"))}</p>'
+        )
+        note = escape(self.say("pairs_note"))
+        return f'<h2>{escape(self.say("pairs"))}</h2><p class="small muted">{note}</p>{listed}{rest}'
+
+    # ---------------------------------------------------------------- what is not there
+
+    def _old(self) -> str:
+        return f'<p class="small">{escape(self.say("heads_old"))}</p>'
+
+    def _missing(self, name: str) -> str:
+        """Say why an analysis is not there: the corpus does not allow it, or it is still to be made, and how."""
+        tokens = self.shown.index.tokens
+        what = escape(self.say(f"analysis_{name}"))
+        of_words = name in ("relations", "coreference", "probes")
+        if of_words and self.shown.modality != "text":
+            return f'<p class="muted">{what}: {escape(self.say("heads_no_words"))}</p>'
+        if name in ("relations", "probes") and not {"head", "deprel"} <= set(tokens):
+            return f'<p class="muted">{what}: {escape(self.say("heads_no_trees"))}</p>'
+        if name == "coreference" and not any(column in tokens for column in CHAINS):
+            return f'<p class="muted">{what}: {escape(self.say("heads_no_chains"))}</p>'
+        how = escape(self.say("heads_make"))
+        return f'<p class="muted">{what}: {how}</p><p><code>{escape(self._command(name))}</code></p>'
+
+    def _command(self, name: str) -> str:
+        root = self.shown.index.root
+        return f"qkspace ablate {root}" if name == "ablation" else f"qkspace heads {root} --only {name}"
+
+    def paint(self, theme: str) -> None:
+        """Take on the colours of a theme."""
+        for part in self.parts:
+            part.paint(theme)

@@ -1,0 +1,167 @@
+"""Analyse: run analyses of the heads of an index, one after another, and keep what each of them found.
+
+In: an index and the names of analyses. Out: the index with their tables. An analysis is kept when it is done, so a killed run
+loses at most the one that it was in.
+
+    index = run(index, ["distances", "relations"])
+    table(index, "relations-best")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+from qkspace.console import SILENT, Console
+from qkspace.heads import kept
+from qkspace.heads.found import Found
+from qkspace.index import Index
+from qkspace.schema import QKSpaceError
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """One analysis: what it tells, which options its `analyse` takes, and whether it is run where none is named.
+
+    can: why an index cannot be analysed so; "" where it can.
+    """
+
+    tells: str
+    options: tuple[str, ...]
+    can: Callable[[Index], str]
+    is_default: bool = True
+
+
+def _always(_index: Index) -> str:
+    return ""
+
+
+def _of_text(index: Index) -> str:
+    modality = index.manifest.get("modality", "text")
+    return "" if modality == "text" else f"there are no words in it: it is of {modality}"
+
+
+def _has_columns(index: Index, *, every: Sequence[str] = (), some: Sequence[str] = ()) -> str:
+    if trouble := _of_text(index):
+        return trouble
+    missing = [name for name in every if name not in index.tokens]
+    if missing or (some and not any(name in index.tokens for name in some)):
+        return f"its corpus has no column {', '.join(missing) or ' or '.join(some)}"
+    return ""
+
+
+SPLIT = ("choose", "report", "seed")
+MODEL = ("model", "trust_remote_code")
+_HAS_TREES = partial(_has_columns, every=("head", "deprel"))
+ANALYSES: dict[str, Analysis] = {
+    "behaviours": Analysis(
+        "previous-token, duplicate-token, induction and positional heads", (*MODEL, "seed"), _always
+    ),
+    "distances": Analysis("which heads attend alike: distances, clusters, redundant pairs", ("seed",), _always),
+    "relations": Analysis("which dependency relations a head points along, without training", SPLIT, _HAS_TREES),
+    "coreference": Analysis(
+        "which heads find the antecedent of a mention",
+        (*SPLIT, "column"),
+        partial(_has_columns, some=("entity", "coref", "chain", "mention")),
+    ),
+    "probes": Analysis(
+        "how much of a dependency tree all heads together know: trained probes, and their baselines",
+        (*SPLIT, *MODEL, "vectors"),
+        _HAS_TREES,
+        is_default=False,
+    ),
+    "ablation": Analysis(
+        "what changes when a head is taken out (qkspace ablate)",
+        (*MODEL, "method", "measure", "max_tokens", "batch_tokens", "device", "seed"),
+        _always,
+        is_default=False,
+    ),
+}
+
+
+def run(
+    index: Index,
+    only: Sequence[str] = (),
+    *,
+    overwrite: bool = False,
+    console: Console = SILENT,
+    **options: Any,  # of the analyses
+) -> Index:
+    """Run analyses of the heads of an index, keep their tables in it, and return it with them.
+
+    What the index holds already, made with the same options, is not made again.
+
+    Args:
+        index: a finished index.
+        only: names of analyses (`ANALYSES`); none: all that its corpus allows, but those that take minutes (probes and
+            ablation).
+        overwrite: make anew what is there.
+        console: where progress is shown.
+        **options: what `ANALYSES` lists; each goes to those analyses that take it.
+
+    Raises:
+        QKSpaceError: an unknown analysis or option, or one that this index does not allow.
+    """
+    chosen = _chosen(index, only, console)
+    _refuse_options(only or list(ANALYSES), options)
+    for name in chosen:
+        asked = {key: value for key, value in options.items() if key in ANALYSES[name].options}
+        if not overwrite and _is_kept(index, name, asked):
+            console.say(f"{name}: there already, with the same options.")
+            continue
+        found = analyse(index, name, console=console, **asked)
+        parameters = {**found.parameters, "asked": asked}
+        index = kept.keep(index, name, found.tables, head_columns=found.head_columns, parameters=parameters)
+        console.say(f"{name}: {ANALYSES[name].tells}. Kept: {', '.join(found.tables)}.")
+    return index
+
+
+def analyse(index: Index, name: str, *, console: Console = SILENT, **options: Any) -> Found:
+    """Run one analysis and return what it found, without keeping it.
+
+    Raises:
+        QKSpaceError: there is no such analysis, or the index does not allow it.
+    """
+    _refuse_names([name])
+    found: Found = import_module(f"qkspace.heads.{name}").analyse(index, console=console, **options)
+    return found
+
+
+def _chosen(index: Index, only: Sequence[str], console: Console) -> list[str]:
+    """Return the analyses to run, refusing or leaving out what the index does not allow."""
+    _refuse_names(only)
+    chosen = []
+    for name, analysis in ANALYSES.items():
+        if name not in only and (only or not analysis.is_default):
+            continue
+        trouble = analysis.can(index)
+        if trouble and only:
+            raise QKSpaceError(f"{index.root} cannot be analysed for {name}: {trouble}.")
+        if trouble:
+            console.say(f"{name}: left out, {trouble}.")
+        else:
+            chosen.append(name)
+    return chosen
+
+
+def _refuse_names(names: Sequence[str]) -> None:
+    if unknown := [name for name in names if name not in ANALYSES]:
+        raise QKSpaceError(f"There is no analysis {', '.join(unknown)}; there are {', '.join(ANALYSES)}.")
+
+
+def _refuse_options(names: Sequence[str], options: dict[str, Any]) -> None:
+    known = {option for name in names for option in ANALYSES[name].options}
+    if unknown := options.keys() - known:
+        raise QKSpaceError(
+            f"{', '.join(names)}: no such option as {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}."
+        )
+
+
+def _is_kept(index: Index, name: str, asked: dict[str, Any]) -> bool:
+    if name not in kept.names(index):
+        return False
+    was = index.manifest["analyses"][name]["parameters"].get("asked")
+    return bool(was == kept.plain(asked))
