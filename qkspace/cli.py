@@ -437,7 +437,7 @@ def _report(options: argparse.Namespace, console: Console) -> int:
     if is_comparison(options.index):
         _report_drift(Comparison(options.index), console, is_json=options.json)
         return 0
-    if options.heads or options.tables is not None:
+    if options.heads or options.tables is not None or options.csv:
         return cli_heads.report_heads(options, console)
     index = Index(options.index)
     if options.json:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from qkspace.console import Console
 from qkspace.heads.analyse import ANALYSES
+from qkspace.schema import QKSpaceError
 
 
 def add_heads(heads: argparse.ArgumentParser) -> None:
@@ -76,6 +77,10 @@ def report_heads(options: argparse.Namespace, console: Console) -> int:
     from qkspace.heads import report
     from qkspace.index import Index
 
+    if options.csv and options.tables is None:
+        raise QKSpaceError("--csv says how tables are written: say where with --tables FOLDER.")
+    if options.json or options.intervals:
+        raise QKSpaceError("--json and --intervals are of the scores of maps. Tables of heads: --tables FOLDER.")
     index = Index(options.index)
     if options.heads:
         for printed in report.printed_tables(index):

@@ -29,6 +29,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -296,17 +297,23 @@ def differences(expected: Mapping[str, dict[str, Any]], found: Mapping[str, dict
 
 
 @contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Keep a second build out of the folder while this one runs."""
-    (root / WORK).mkdir(parents=True, exist_ok=True)
-    with (root / WORK / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise QKSpaceError(
-                f"{root}: another build is writing there. Wait for it, or choose another --out."
-            ) from None
-        yield
+def locked(root: Path, *, wait: float = 0.0) -> Iterator[None]:
+    """Keep a second build out of the folder while this one runs; wait: seconds in which another may come to its end."""
+    end = time.monotonic() + wait
+    while True:
+        (root / WORK).mkdir(parents=True, exist_ok=True)
+        with (root / WORK / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    raise QKSpaceError(
+                        f"{root}: another build is writing there. Wait for it, or choose another --out."
+                    ) from None
+            else:
+                yield
+                return
+        time.sleep(0.2)
 
 
 def sweep(root: Path) -> None:

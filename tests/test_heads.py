@@ -161,7 +161,43 @@ def test_what_cannot_be_analysed(
         analyse.run(index, ["astrology"])
     with pytest.raises(QKSpaceError, match="distances: no such option as colour; there are seed"):
         analyse.run(index, ["distances"], colour="red")
+    with pytest.raises(QKSpaceError, match="vectors is an option of probes, which is not asked for: --only probes"):
+        analyse.run(index, vectors="glove.txt")
     assert measured == []
+
+
+def test_one_that_fails_does_not_end_the_others(index: Index, measured: list[dict[str, Any]], monkeypatch: Any) -> None:
+    """Where all are run, one that cannot be made is left out with its reason; where it is asked for, it is refused."""
+    module = analyse.import_module
+
+    def import_module(name: str) -> Any:
+        found = module(name)
+        if name.endswith("relations"):
+            found.analyse = failing
+        return found
+
+    def failing(*_args: object, **_options: object) -> Found:
+        raise QKSpaceError("too little text")
+
+    monkeypatch.setattr(analyse, "import_module", import_module)
+    found = analyse.run(index)
+    assert kept.names(found) == ["behaviours", "distances", "coreference"]
+    with pytest.raises(QKSpaceError, match="too little text"):
+        analyse.run(found, ["relations"])
+
+
+def test_a_table_that_cannot_be_written_loses_nothing(index: Index) -> None:
+    """Tables are made ready before those of an earlier run go; a column of another analysis is refused."""
+    kept.keep(index, "relations", {"relations": of_heads(index, uas=0.1)}, head_columns=["uas"])
+    odd = pd.DataFrame({"what": [1, "two", object()]})
+    with pytest.raises(Exception, match=r"Could not convert|Conversion|Expected"):
+        kept.keep(
+            index, "relations", {"relations": of_heads(index, uas=0.9), "relations-odd": odd}, head_columns=["uas"]
+        )
+    found = Index(index.root)
+    assert (found.head_table()["uas"] == 0.1).all() and store.verify(found.root) == []
+    with pytest.raises(QKSpaceError, match="Heads have uas from relations already"):
+        kept.keep(found, "probes", {"probes": of_heads(index, uas=0.5)}, head_columns=["uas"])
 
 
 def test_command_and_report(index: Index, measured: list[dict[str, Any]], tmp_path: Path, capsys: Any) -> None:

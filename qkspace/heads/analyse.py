@@ -105,14 +105,21 @@ def run(
     Raises:
         QKSpaceError: an unknown analysis or option, or one that this index does not allow.
     """
+    _refuse_names(only)
+    _refuse_options(only or [name for name, analysis in ANALYSES.items() if analysis.is_default], options)
     chosen = _chosen(index, only, console)
-    _refuse_options(only or list(ANALYSES), options)
     for name in chosen:
         asked = {key: value for key, value in options.items() if key in ANALYSES[name].options}
         if not overwrite and _is_kept(index, name, asked):
             console.say(f"{name}: there already, with the same options.")
             continue
-        found = analyse(index, name, console=console, **asked)
+        try:
+            found = analyse(index, name, console=console, **asked)
+        except QKSpaceError as error:
+            if only:
+                raise
+            console.say(f"{name}: left out. {error}")
+            continue
         parameters = {**found.parameters, "asked": asked}
         index = kept.keep(index, name, found.tables, head_columns=found.head_columns, parameters=parameters)
         console.say(f"{name}: {ANALYSES[name].tells}. Kept: {', '.join(found.tables)}.")
@@ -132,7 +139,6 @@ def analyse(index: Index, name: str, *, console: Console = SILENT, **options: An
 
 def _chosen(index: Index, only: Sequence[str], console: Console) -> list[str]:
     """Return the analyses to run, refusing or leaving out what the index does not allow."""
-    _refuse_names(only)
     chosen = []
     for name, analysis in ANALYSES.items():
         if name not in only and (only or not analysis.is_default):
@@ -154,10 +160,13 @@ def _refuse_names(names: Sequence[str]) -> None:
 
 def _refuse_options(names: Sequence[str], options: dict[str, Any]) -> None:
     known = {option for name in names for option in ANALYSES[name].options}
-    if unknown := options.keys() - known:
-        raise QKSpaceError(
-            f"{', '.join(names)}: no such option as {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}."
-        )
+    for option in options.keys() - known:
+        takers = [name for name, analysis in ANALYSES.items() if option in analysis.options]
+        if takers:
+            raise QKSpaceError(
+                f"{option} is an option of {' and '.join(takers)}, which is not asked for: --only {takers[0]}"
+            )
+        raise QKSpaceError(f"{', '.join(names)}: no such option as {option}; there are {', '.join(sorted(known))}.")
 
 
 def _is_kept(index: Index, name: str, asked: dict[str, Any]) -> bool:

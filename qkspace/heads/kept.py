@@ -13,6 +13,7 @@ import datetime
 import math
 import shutil
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from qkspace import store
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FOLDER = "analyses"
+WAIT = 600.0  # seconds that a finished analysis waits for another command to let go of the index
 
 
 def keep(
@@ -44,7 +46,8 @@ def keep(
         parameters: what the analysis was asked for.
 
     Raises:
-        QKSpaceError: a table of another name, or another command has changed the index meanwhile.
+        QKSpaceError: a table of another name, a head column that another analysis has, or another command has changed the
+            index meanwhile.
     """
     wrong = [table for table in tables if table != name and not table.startswith(f"{name}-")]
     if wrong or (head_columns and name not in tables):
@@ -55,22 +58,38 @@ def keep(
         "parameters": plain(dict(parameters or {})),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    with store.disk_errors(index.root), store.locked(index.root):
+    written = {table: _written(frame) for table, frame in tables.items()}  # all, before anything of an earlier run goes
+    with store.disk_errors(index.root), store.locked(index.root, wait=WAIT):
         manifest = dict(store.read_manifest(index.root))
         if manifest["created"] != index.manifest["created"]:
             raise QKSpaceError(f"{index.root}: another command has just changed it. Run this one again.")
+        _refuse_taken(manifest, name, head_columns)
         _drop(index, manifest, name)
-        for table, frame in tables.items():
+        for table, content in written.items():
             with store.replacing(index.root / path(table)) as stream:
-                frame.to_parquet(stream, index=False)
-        written = {path(table): store.file_record(index.root / path(table)) for table in tables}
-        manifest["files"] = dict(sorted((manifest["files"] | written).items()))
+                stream.write(content)
+        records = {path(table): store.file_record(index.root / path(table)) for table in tables}
+        manifest["files"] = dict(sorted((manifest["files"] | records).items()))
         manifest["analyses"] = {**manifest["analyses"], name: entry}
         store.write_json(index.root / store.MANIFEST, manifest)
         shutil.rmtree(index.root / store.WORK / name, ignore_errors=True)  # what was finished of it
         if [path.name for path in (index.root / store.WORK).iterdir()] == ["lock"]:  # no other work that was begun
             store.end_work(index.root)
     return Index(index.root)
+
+
+def _written(table: pd.DataFrame) -> bytes:
+    stream = BytesIO()
+    table.to_parquet(stream, index=False)
+    return stream.getvalue()
+
+
+def _refuse_taken(manifest: Mapping[str, Any], name: str, head_columns: Sequence[str]) -> None:
+    for other, entry in manifest.get("analyses", {}).items():
+        if other != name and (taken := set(entry["head_columns"]) & set(head_columns)):
+            raise QKSpaceError(
+                f"Heads have {', '.join(sorted(taken))} from {other} already: {name} must call it otherwise."
+            )
 
 
 def _drop(index: Index, manifest: dict[str, Any], name: str) -> None:

@@ -38,6 +38,7 @@ STATISTICS = {  # columns of the table of heads and what a printed table calls t
     "loss_change": "loss",
     "cluster": "cluster",
 }
+MOST_HEADS = 200
 MOST_ROWS = 40  # of a printed table; all of them are in the files
 
 
@@ -80,6 +81,14 @@ SUMMARIES = {
     ),
     "coreference-best": Summary(
         "The best head at finding antecedents", {"kind": "mentions", "n": "n", "accuracy": "accuracy", **_INTERVAL}
+    ),
+    "coreference-gap-best": Summary(
+        "The best head at telling which of two names a pronoun means (GAP)",
+        {"gender": "passages", "n": "n", "accuracy": "accuracy", **_INTERVAL},
+    ),
+    "coreference-gap-baselines": Summary(
+        "Rules that tell which of two names a pronoun means (GAP)",
+        {"baseline": "rule", "gender": "passages", "n": "n", "accuracy": "accuracy", **_INTERVAL},
     ),
     "coreference-baselines": Summary(
         "Rules that find antecedents",
@@ -141,14 +150,16 @@ def _heads(index: Index) -> Printed:
     label = labels(table)["label"].to_numpy()
     rows = [
         [_name(row), str(label[i]), *(f"{row[name]:.2f}" if name != "cluster" else f"{row[name]:g}" for name in known)]
-        for i, row in enumerate(table.to_dict(orient="records"))
+        for i, row in enumerate(table.head(MOST_HEADS).to_dict(orient="records"))
     ]
+    left = len(table) - len(rows)
     return Printed(
         f"What heads look at, means over all {index.manifest['corpus']['n_tokens']:,} tokens of the corpus",
         ["head", "label", *known.values()],
         rows,
         "shares of attention, 1 is all of it; entropy in nats, distance in tokens; sink: to the one token of a sequence that "
-        "gets most; further columns are what analyses found (qkspace heads). Labels: the thresholds of qkspace.heads.labels",
+        "gets most; further columns are what analyses found (qkspace heads). Labels: the thresholds of qkspace.heads.labels"
+        + (f" ({left:,} more heads: --tables FOLDER)" if left else ""),
     )
 
 
