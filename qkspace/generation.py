@@ -20,17 +20,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qkspace import prediction
 from qkspace.align import words_of
 from qkspace.capture import forward
 from qkspace.feed import Feed, TextFeed, Tokens
 from qkspace.memory import Room, run_halving
+from qkspace.model import quiet
 from qkspace.pairs import BATCH, Piece, continued, pieces_of, windows_of, with_columns, without_clashes
 from qkspace.parts import is_pair
 from qkspace.reading import max_length, pad_id, text_sequences
 from qkspace.schema import BoolArray, IntArray, QKSpaceError, TextSequence
 from qkspace.store import read_arrays, write_arrays
 from qkspace.tokenise import TokeniseCounts, TokenisedChunk, batches, check_options, chunk_of, special_ids
-from qkspace.weights import input_device, reason_of
+from qkspace.weights import input_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -150,7 +152,7 @@ class Writer:
             ids[i, place], mask[i, place] = prompt, 1
         device = input_device(self.checkpoint.model)
         self.model.generation_config = self.settings  # given to `generate`, what is None there is taken from here
-        with torch.inference_mode(), _quiet():
+        with torch.inference_mode(), quiet():
             out = self.model.generate(  # type: ignore[operator]
                 input_ids=torch.from_numpy(ids).to(device),
                 attention_mask=torch.from_numpy(mask).to(device),
@@ -186,7 +188,7 @@ class Writer:
         """The model with its head; all but the head are the weights of the checkpoint."""
         p = self.parameters
         options = {"revision": p.revision, "trust_remote_code": p.trust_remote_code, "allow_pickle": p.allow_pickle}
-        return with_head(self.checkpoint, **options)  # type: ignore[arg-type]
+        return with_head(self.checkpoint, **options)
 
     @cached_property
     def settings(self) -> Any:
@@ -199,83 +201,19 @@ class Writer:
         return settings
 
 
-def with_head(
-    checkpoint: Checkpoint,
-    *,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    allow_pickle: bool = False,
-) -> PreTrainedModel:
+def with_head(checkpoint: Checkpoint, **options: Any) -> PreTrainedModel:  # of prediction.with_head
     """Return the model of a checkpoint with the head that predicts tokens, sharing the weights that are loaded.
 
     Raises:
         QKSpaceError: the checkpoint has no such head.
     """
-    import transformers
-
-    base = checkpoint.model
-    if base.can_generate():
-        return base
-    kind = transformers.AutoModelForSeq2SeqLM if is_pair(base) else transformers.AutoModelForCausalLM
-    what = f"--generate: {checkpoint.name} holds no head that predicts tokens"
-    remedy = "Give a checkpoint that was saved with one (…ForCausalLM, …ForConditionalGeneration)."
-    where = str(base.name_or_path)
-    options: dict[str, Any] = {} if Path(where).is_dir() else {"revision": revision}
     try:
-        with _quiet():
-            loaded: Any = kind.from_pretrained(
-                where,
-                dtype=base.dtype,
-                use_safetensors=None if allow_pickle else True,
-                weights_only=True,
-                output_loading_info=True,
-                local_files_only=True,  # the rest of them was read a moment ago
-                trust_remote_code=trust_remote_code,
-                **options,
-            )
-    except (ValueError, OSError, KeyError) as error:
-        raise QKSpaceError(f"{what} ({reason_of(error)}). {remedy}") from error
-    model, info = loaded
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise QKSpaceError(f"{what}: its weights lack {missing[0]}, which would be random numbers. {remedy}")
-    _share(model, base)
-    return model.eval()  # type: ignore[no-any-return]
-
-
-def _share(model: PreTrainedModel, base: PreTrainedModel) -> None:
-    """Put the loaded model in the place of the one below a head."""
-    inner = model.base_model
-    if inner is model:  # T5 has encoder and decoder beside the head
-        parts = dict(base.named_children())
-        if any(type(getattr(model, name, None)) is not type(part) for name, part in parts.items()):
-            raise _unlike(model, base)
-        for name, part in parts.items():
-            setattr(model, name, part)
-    elif type(inner) is type(base):
-        setattr(model, model.base_model_prefix, base)
-    else:
-        raise _unlike(model, base)
-    model.tie_weights()
-    device, shared = input_device(base), {id(module) for module in base.modules()}
-    for child in model.children():  # the head; what is shared lies where it was put, perhaps on several devices
-        if id(child) not in shared:
-            child.to(device)
-    for name, buffer in model.named_buffers(recurse=False):
-        setattr(model, name, buffer.to(device))
-
-
-def _unlike(model: PreTrainedModel, base: PreTrainedModel) -> QKSpaceError:
-    return QKSpaceError(
-        f"--generate: {type(model).__name__} is not a {type(base).__name__} with a head, so it would not be the model that is "
-        "captured that writes."
-    )
-
-
-def _quiet() -> Any:
-    from qkspace.model import _quiet
-
-    return _quiet()
+        return prediction.with_head(checkpoint, **options)
+    except QKSpaceError as error:
+        raise QKSpaceError(
+            f"--generate: {checkpoint.name} holds no head that predicts tokens: {error}. Give a checkpoint that was saved with "
+            "one (…ForCausalLM, …ForConditionalGeneration)."
+        ) from error
 
 
 def refuse_two_way(model: PreTrainedModel, token_id: int) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qkspace.image_corpus import MAX_PIXELS, ImageSequence, decode
-from qkspace.model import _place, _quiet
+from qkspace.model import _place, quiet
 from qkspace.schema import QKSpaceError
 from qkspace.weights import reason_of
 
@@ -93,7 +93,7 @@ def load_image_input(name: str, *, revision: str | None = None, trust_remote_cod
     """
     place = _place(name, revision, trust_remote_code)
     try:
-        with _quiet():
+        with quiet():
             processor = _processor(place.where, place.options)
     except ImportError as error:
         raise QKSpaceError(

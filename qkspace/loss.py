@@ -14,7 +14,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,13 +21,13 @@ from numpy.typing import NDArray
 
 from qkspace.bootstrap import Float64Array
 from qkspace.feed import Feed, TextFeed, Tokens
-from qkspace.generation import _share, refuse_two_way
+from qkspace.generation import refuse_two_way
 from qkspace.index import Index
 from qkspace.pairs import PairFeed, pieces_of
 from qkspace.parts import is_pair
+from qkspace.prediction import with_head
 from qkspace.reading import pad_id
 from qkspace.schema import BoolArray, IntArray, QKSpaceError, TextSequence
-from qkspace.weights import reason_of
 
 if TYPE_CHECKING:
     import torch
@@ -165,7 +164,7 @@ def task_of(
         able = ""
     if able and not runner and not (able != "image" and measure == "output"):
         try:
-            model = with_head(checkpoint, AUTO.get(able, ""), trust_remote_code=trust_remote_code)
+            model = _with_head(checkpoint, AUTO.get(able, ""), trust_remote_code=trust_remote_code)
             return _asked(index, checkpoint, model, sample, able, seed, predict)
         except QKSpaceError as error:
             if measure == able or predict is not None:
@@ -178,6 +177,13 @@ def task_of(
     unit = "1 - cosine of the mean last hidden state"
     chosen = measure == "output" or able == "image"
     return Task(checkpoint.model, runner, sample, feed, "output", unit, judge, "" if chosen else reason)
+
+
+def _with_head(checkpoint: Checkpoint, auto: str, *, trust_remote_code: bool) -> PreTrainedModel:
+    try:
+        return with_head(checkpoint, auto, trust_remote_code=trust_remote_code)
+    except QKSpaceError as error:
+        raise QKSpaceError(f"the checkpoint holds no head for {auto}: {error}") from error
 
 
 def _part(index: Index) -> str:
@@ -312,44 +318,6 @@ def _stored_pictures(index: Index, checkpoint: Checkpoint, sample: Sample) -> _P
     image_input = load_image_input(checkpoint.name, revision=checkpoint.commit, trust_remote_code=remote)
     encoded = [found[place] for place in sample.places.tolist()]
     return _PictureFeed(encoded, image_input, checkpoint.model.dtype)
-
-
-def with_head(checkpoint: Checkpoint, auto: str, *, trust_remote_code: bool = False) -> PreTrainedModel:
-    """Return the model of a checkpoint with a head, sharing the weights that are loaded.
-
-    auto: the class of transformers that chooses it, such as AutoModelForMaskedLM; of a pair, "AutoModelForCausalLM" stands for
-    the head of its decoder.
-
-    Raises:
-        QKSpaceError: the checkpoint holds no such head.
-    """
-    import transformers
-
-    from qkspace.model import _quiet
-
-    base = checkpoint.model
-    if auto == "AutoModelForCausalLM" and base.can_generate():
-        return base
-    auto = "AutoModelForSeq2SeqLM" if auto == "AutoModelForCausalLM" and is_pair(base) else auto
-    where = str(base.name_or_path)
-    options: dict[str, Any] = {} if Path(where).is_dir() else {"revision": checkpoint.commit}
-    options |= {"trust_remote_code": trust_remote_code, "local_files_only": True}  # the base was read a moment ago
-    what = f"the checkpoint holds no head for {auto}"
-    try:
-        with _quiet():
-            found: Any = getattr(transformers, auto).from_pretrained(
-                where, dtype=base.dtype, use_safetensors=True, weights_only=True, output_loading_info=True, **options
-            )
-    except (ValueError, OSError, KeyError) as error:
-        raise QKSpaceError(f"{what} ({reason_of(error)})") from error
-    model, info = found
-    if missing := sorted(info["missing_keys"]):
-        raise QKSpaceError(f"{what} (its weights lack {missing[0]}, which would be random numbers)")
-    try:
-        _share(model, base)
-    except QKSpaceError as error:
-        raise QKSpaceError(f"{what} ({type(model).__name__} is no {type(base).__name__} with a head)") from error
-    return model.eval()  # type: ignore[no-any-return]
 
 
 # ---------------------------------------------------------------------------------------------- what comes out

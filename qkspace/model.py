@@ -120,7 +120,7 @@ def load(
     if adapter is not None:
         from qkspace.adapter import lay_on
 
-        with _quiet():
+        with quiet():
             model = lay_on(model, adapter)
     snapshot = None if Path(name).is_dir() else _cached(name, revision)
     model = model if placing else _moved(model, chosen, name)
@@ -227,14 +227,14 @@ def _config(place: _Place) -> Any:
             "as --adapter."
         )
     try:
-        with _quiet():
+        with quiet():
             return AutoConfig.from_pretrained(place.where, **place.options)
     except Exception as error:  # transformers lets everything through, down to what code of a checkpoint raises
         raise place.failed(error) from error
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers' bars and remarks to itself; what matters of them becomes an error here."""
     from transformers.utils import logging as remarks
 
@@ -267,7 +267,7 @@ def _weights(place: _Place, config: Any, options: dict[str, Any], allow_pickle: 
     )  # else a service on the hub is asked to convert pickles
     safe = None if allow_pickle else True
     try:
-        with _quiet():
+        with quiet():
             model, info = _class(config).from_pretrained(
                 place.where,
                 use_safetensors=safe,
@@ -361,7 +361,7 @@ def _tokenizer(place: _Place, model: PreTrainedModel, modality: Modality | None)
     reads = _modality(model)
     is_text = (modality or ("text" if "text" in reads.split("+") else reads)) == "text"
     try:
-        with _quiet():
+        with quiet():
             tokenizer: Any = AutoTokenizer.from_pretrained(place.where, **place.options)
         if len(tokenizer) > len(tokenizer.all_special_ids):  # else an empty one was made of nothing
             return tokenizer  # type: ignore[no-any-return]

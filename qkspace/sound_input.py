@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qkspace.model import _place, _quiet, need_processor
+from qkspace.model import _place, need_processor, quiet
 from qkspace.schema import QKSpaceError
 from qkspace.sound_corpus import Samples
 from qkspace.weights import reason_of
@@ -99,7 +99,7 @@ def load_sound_input(
     need_processor(name, "audio")
     place = _place(name, revision, trust_remote_code)
     try:
-        with _quiet():
+        with quiet():
             extractor = AutoFeatureExtractor.from_pretrained(place.where, **place.options)
     except Exception as error:  # transformers lets everything through, down to what code of a checkpoint raises
         raise QKSpaceError(
