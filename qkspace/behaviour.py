@@ -40,6 +40,7 @@ BLOCK_ROWS = 1 << 17  # tokens whose top keys are held at a time
 QUERIES_PER_SEQUENCE = 16  # for distances, where there are sequences enough: reading keys costs more than using them
 STEPS_MARGIN = 1.15  # so that chance seldom leaves too few queries
 MIN_SEQUENCES = 32  # that distances are over, where there are so many, though fewer queries of each are used then
+MIN_QUERIES = 64  # of an analysis that is asked for, whatever the work: two of each of so many sequences
 MAX_MIXTURES = 8_000_000_000  # weights of mixtures of two heads: some ten seconds
 TINY = 1e-30  # whose logarithm is finite, so that no weight times it is 0
 
@@ -416,12 +417,13 @@ def head_distances(index: Index, *, max_tokens: int = 2_000, seed: int = 0) -> F
     return measured_distances(index, max_tokens=max_tokens, seed=seed).distance
 
 
-def measured_distances(index: Index, *, max_tokens: int = 2_000, seed: int = 0) -> Distances:
+def measured_distances(index: Index, *, max_tokens: int = 2_000, seed: int = 0, floor: int = 1) -> Distances:
     """Return the distances of `head_distances` with their 95 % error: how far they would move with other sequences.
 
     A distance is a ratio of sums over sequences, of divergence and of queries; its error is Student's quantile times the
     standard error of such a ratio (Cochran 1977, Sampling Techniques, section 6.4), of whole sequences since queries of one
-    are alike. It is there too where the whole corpus was used: then it is of other texts of the kind.
+    are alike. It is there too where the whole corpus was used: then it is of other texts of the kind. `floor` queries are
+    used whatever the work, if there are so many.
 
     Raises:
         QKSpaceError: max_tokens is less than 1.
@@ -429,7 +431,7 @@ def measured_distances(index: Index, *, max_tokens: int = 2_000, seed: int = 0) 
     if max_tokens < 1:
         raise QKSpaceError(f"Distances between heads are a mean over 1 query or more; got max_tokens {max_tokens}.")
     stamp = (index.root / store.MANIFEST).stat()
-    return _measured(index.root.resolve(), (stamp.st_mtime_ns, stamp.st_size), max_tokens, seed)
+    return _measured(index.root.resolve(), (stamp.st_mtime_ns, stamp.st_size), max_tokens, seed, floor)
 
 
 def nearest_heads(
@@ -446,7 +448,8 @@ def nearest_heads(
 
         nearest_heads(index, 3, 5, top=3)
 
-    attrs["note"] says over how much it was measured, in `language`. Heads whose vectors are not finite are left out.
+    attrs["note"] says over how much it was measured, in `language`. Heads whose vectors are not finite are left out; all are
+    where no query has a choice of keys.
 
     Raises:
         QKSpaceError: no such head.
@@ -457,7 +460,7 @@ def nearest_heads(
     found = measured_distances(index, max_tokens=max_tokens, seed=seed)
     heads = np.array([(number, h) for number, spec in enumerate(index.layers) for h in range(spec.n_heads)])
     here = int(np.flatnonzero((heads == (layer, head)).all(axis=1))[0])
-    distance = found.distance[here]
+    distance = found.distance[here] if found.n_queries else np.full(len(heads), np.nan)
     order = [i for i in np.argsort(distance, kind="stable") if i != here and not math.isnan(distance[i])][:top]
     table = pd.DataFrame({"layer": heads[order, 0], "head": heads[order, 1], "distance": distance[order]})
     measured = {"n_queries": found.n_queries, "n_sequences": found.n_sequences}
@@ -466,14 +469,14 @@ def nearest_heads(
 
 
 @lru_cache(maxsize=8)
-def _measured(root: Path, stamp: tuple[int, int], max_tokens: int, seed: int) -> Distances:
+def _measured(root: Path, stamp: tuple[int, int], max_tokens: int, seed: int, floor: int) -> Distances:
     """Measure the distances; `stamp` tells an index from another built later in the same folder."""
     index = Index(root)
     n_heads = sum(layer.n_heads for layer in index.layers)
     lengths = index.sequences["n_tokens"].to_numpy(dtype=np.int64)
     first = int(_is_causal(index))  # a decoder's first query has no choice
-    total, n_queries = RatioSums((n_heads, n_heads)), 0
-    for s, at, weight in draw_weighted(lengths, max_tokens, n_heads * (n_heads + 1) // 2, seed=seed, first=first):
+    total, n_queries, n_pairs = RatioSums((n_heads, n_heads)), 0, n_heads * (n_heads + 1) // 2
+    for s, at, weight in draw_weighted(lengths, max_tokens, n_pairs, seed=seed, first=first, floor=floor):
         sums, n_asking = _sequence_mixtures(index, int(index.row_starts[s]), int(lengths[s]), at, first)
         each = weight / len(at)
         total.add(each * _divergences(np.triu(sums) + np.triu(sums, 1).T), each * n_asking)
@@ -536,37 +539,15 @@ class RatioSums:
         return ratio, float(stdtrit(self.n - 1, 0.975)) * standard
 
 
-def draw_queries(
-    lengths: IntArray, max_queries: int, n_pairs: int, *, seed: int = 0, first: int = 0, least: int = 2
-) -> Iterator[tuple[int, IntArray]]:
-    """Yield places of sequences and the positions of the queries drawn of each, so few that the work is bounded.
-
-    Args:
-        lengths: (sequence), its queries, and about as many keys.
-        max_queries: to draw in all; fewer for many pairs or long sequences (MAX_MIXTURES).
-        n_pairs: of heads, of each of which the attention is mixed.
-        seed: of the draw.
-        first: position from which a query has a choice.
-        least: queries of a sequence that is drawn from.
-    """
-    usable = np.flatnonzero(lengths >= least)
-    if not len(usable):
-        return
-    n_queries = min(max_queries, max(1, int(MAX_MIXTURES / (n_pairs * float(lengths[usable].mean())))))
-    spread = min(QUERIES_PER_SEQUENCE, math.ceil(n_queries / MIN_SEQUENCES))
-    each = max(spread, math.ceil(n_queries / len(usable)))  # few sequences: more of each
-    rng = np.random.default_rng(seed)
-    left = n_queries
-    for s in rng.permutation(usable):
-        at = np.sort(rng.permutation(np.arange(first, int(lengths[s])))[: min(each, left)])
-        yield int(s), at
-        left -= len(at)
-        if left == 0:
-            return
-
-
 def draw_weighted(
-    lengths: IntArray, max_queries: int, n_pairs: int, *, seed: int = 0, first: int = 0
+    lengths: IntArray,
+    max_queries: int,
+    n_pairs: int,
+    *,
+    seed: int = 0,
+    first: int = 0,
+    least: int = 2,
+    floor: int = 1,
 ) -> Iterator[tuple[int, IntArray, float]]:
     """Yield places of sequences, the positions of the queries drawn of each, and their weight in all.
 
@@ -576,19 +557,21 @@ def draw_weighted(
     Where the bound allows all queries, all are drawn.
 
     Args:
-        lengths: (sequence), its queries, and about as many keys; a sequence of one is left out.
+        lengths: (sequence), its queries, and about as many keys.
         max_queries: to draw in all; fewer for many pairs or long sequences (MAX_MIXTURES).
         n_pairs: of heads, of each of which the attention is mixed.
         seed: of the draw.
         first: position from which a query has a choice.
+        least: queries of a sequence that is drawn from.
+        floor: queries that are drawn whatever the work, if max_queries are not fewer.
     """
     rng = np.random.default_rng(seed)
-    usable = rng.permutation(np.flatnonzero(lengths >= 2))
+    usable = rng.permutation(np.flatnonzero(lengths >= max(least, first + 1)))
     if not len(usable):
         return
     n = lengths[usable] - first  # queries
     keys = float(np.sum(n * lengths[usable]) / n.sum())  # of a query
-    left = min(max_queries, max(1, int(MAX_MIXTURES / (n_pairs * keys))))
+    left = min(max_queries, max(floor, int(MAX_MIXTURES / (n_pairs * keys))))
     each = min(QUERIES_PER_SEQUENCE, math.ceil(left / MIN_SEQUENCES))
     hits = n if left >= n.sum() else _hits(n, left, each, float(rng.random()))
     each = 1 if left >= n.sum() else each
@@ -657,12 +640,13 @@ def add_mixtures(sums: FloatArray, weights: FloatArray, n_left: int | None = Non
             sums.ravel()[:: n_heads + 1] += np.vecdot(mixture, logarithm)  # the diagonal
 
 
-def divergence(sums: FloatArray, n_queries: int) -> FloatArray:
-    """Return the mean Jensen-Shannon divergence of the pairs whose S(p, q) is in `sums`: (head, head), float32.
+def divergence(sums: FloatArray, n_queries: float) -> FloatArray:
+    """Return the mean Jensen-Shannon divergence of the pairs whose S(p, q) over so many queries is in `sums`: (head, head).
 
     JS(p, q) = (S(p, p) + S(q, q)) / 4 - S(p, q) / 2: equal heads give 0 to the last digit.
     """
-    return np.clip(_divergences(sums) / max(n_queries, 1), 0.0, math.log(2)).astype(np.float32)  # beyond is rounding
+    mean = np.clip(_divergences(sums) / n_queries, 0.0, math.log(2))  # beyond is rounding
+    return np.asarray(mean, dtype=np.float32)
 
 
 def _divergences(sums: FloatArray) -> FloatArray:

@@ -33,6 +33,11 @@ def add_heads(heads: argparse.ArgumentParser) -> None:
     heads.add_argument(
         "--vectors", type=Path, help="file of word vectors for the probes (default: the model's own embeddings)"
     )
+    heads.add_argument(
+        "--max-queries",
+        type=int,
+        help="queries that distances are measured on, however long it takes (default: some 2,000)",
+    )
     heads.add_argument("--seed", type=int, help="of samples (default 0)")
     heads.add_argument("--overwrite", action="store_true", help="make anew what is there")
     _add_model(heads)
@@ -103,7 +108,9 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _heads(options: argparse.Namespace, console: Console) -> int:
-    return _run(options, options.only, ("choose", "report", "column", "vectors", "seed", "model"), console)
+    return _run(
+        options, options.only, ("choose", "report", "column", "vectors", "max_queries", "seed", "model"), console
+    )
 
 
 def _ablate(options: argparse.Namespace, console: Console) -> int:

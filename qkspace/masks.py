@@ -39,13 +39,13 @@ def _part(tensor: Tensor | None, call: AttentionCall, sequence: int, n_queries: 
 
     if tensor is None:
         return None
-    part = _of_sequence(tensor, call, sequence)[:, :n_queries, :n_keys]
+    part = of_sequence(tensor, call, sequence)[:, :n_queries, :n_keys]
     if part.dtype == torch.bool:
         part = torch.zeros(part.shape, device=part.device).masked_fill(~part, -torch.inf)
     return np.asarray(part.float().cpu().numpy())
 
 
-def _of_sequence(tensor: Tensor, call: AttentionCall, sequence: int) -> Tensor:
+def of_sequence(tensor: Tensor, call: AttentionCall, sequence: int) -> Tensor:
     """Return a mask or bias, however few of its axes are there, of one sequence: (head or 1, query token, key token)."""
     whole = tensor.reshape((1,) * (4 - tensor.dim()) + tuple(tensor.shape))
     return whole.expand(len(call.query), -1, call.query.shape[2], call.key.shape[2])[sequence]
@@ -59,7 +59,7 @@ def observed_mask(call: AttentionCall, sequence: int, n: int, n_keys: int | None
     allowed = np.ones((n, n_keys), dtype=bool)
     for tensor in (call.mask, call.bias):
         if tensor is not None:
-            part = _of_sequence(tensor, call, sequence)[0, :n, :n_keys]
+            part = of_sequence(tensor, call, sequence)[0, :n, :n_keys]
             here = part if part.dtype == torch.bool else part > NOT_ALLOWED
             allowed &= np.asarray(here.cpu().numpy(), dtype=bool)
     return allowed

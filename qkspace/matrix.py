@@ -8,7 +8,9 @@ In: an index and a sequence, or a live one. Out: words and weights. Draws nothin
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,18 +18,23 @@ import numpy as np
 from qkspace.heads.words import layer_attention
 from qkspace.index import Index
 from qkspace.live import LiveSequence
-from qkspace.schema import BoolArray, FloatArray, QKSpaceError
+from qkspace.schema import BoolArray, FloatArray, IntArray, QKSpaceError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+MOST_PAIRS = 1 << 25  # of a query and a key in one matrix: 128 MiB
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Matrix:
     """Attention over one sequence: asking (query), answering (key), their texts; attention and allowed (query, key).
 
-    model: its name; of: which layer and head; sequence: which sequence, all in words. is_special: (key). Cross-attention asks
-    with one text and answers with the other.
+    model: its name; of: which layer and head; sequence: which sequence, all in words. is_special: (key). position: (key),
+    in the sequence. n_allowed: (query), to how many keys of the whole sequence it may attend. tokens: from which of its
+    n_tokens to before which this is; a matrix of some holds what these give each other. Cross-attention asks with one text
+    and answers with the other.
     """
 
     asking: list[str]
@@ -35,9 +42,24 @@ class Matrix:
     attention: FloatArray
     allowed: BoolArray
     is_special: BoolArray
+    position: IntArray
+    n_allowed: IntArray
     model: str
     of: str
     sequence: str
+    tokens: tuple[int, int]
+    n_tokens: int
+
+    @property
+    def is_part(self) -> bool:
+        """Whether the sequence has tokens that are not here."""
+        return self.tokens[1] - self.tokens[0] < self.n_tokens
+
+    @property
+    def where(self) -> str:
+        """Which sequence, and which of its tokens, in words."""
+        part = f", tokens {self.tokens[0] + 1} to {self.tokens[1]} of {self.n_tokens}" if self.is_part else ""
+        return f"{self.sequence}{part}"
 
 
 def matrix_of(
@@ -58,39 +80,47 @@ def matrix_of(
         tokens: only those from the first to before the last of these two, from 0.
 
     Raises:
-        QKSpaceError: no such sequence, layer, head or tokens.
+        QKSpaceError: no such sequence, layer, head or tokens, or more of them than one matrix may hold.
     """
     number = index.n_layers - 1 if layer is None else layer
     index.head(number, head or 0)  # refuses what is not there
-    chosen = list(range(index.layers[number].n_heads)) if head is None else [head]
-    what = f"layer {number}, " + (f"head {head}" if head is not None else f"mean of its {len(chosen)} heads")
+    heads = range(index.layers[number].n_heads) if head is None else [head]
+    n_source: int | None = None
+    part: Callable[[int, Sequence[int], IntArray], tuple[FloatArray, BoolArray]]
     if isinstance(sequence, LiveSequence):
-        table, name = sequence.tokens, "the typed text"
-        attention = np.mean([sequence.attention(number, each) for each in chosen], axis=0)
-        allowed = _allowed(sequence, number)
+        table, name, part = sequence.tokens, "the typed text", partial(_live_part, sequence)
     else:
         table, name = index.tokens.iloc[index.rows(sequence)], f"sequence {sequence}"
-        attention = layer_attention(index, number, index.place(sequence))[chosen].mean(axis=0)
-        allowed = index.allowed(number, sequence)
-    inside = within(tokens or (0, len(table)), len(table), name)
-    crosses = index.layers[number].crosses
-    asks = inside & (allowed.any(axis=1) | (not crosses))
-    answers = inside & (allowed.any(axis=0) | (not crosses))
+        n_source, part = index.n_source(index.place(sequence)), partial(_stored_part, index, sequence)
+    inside = np.flatnonzero(within(tokens or (0, len(table)), len(table), name))
+    asks = answers = inside
+    if index.layers[number].crosses and n_source is not None:
+        asks, answers = inside[inside >= n_source], inside[inside < n_source]
+    _refuse(len(asks), len(answers), len(table), name)
+    attention, allowed = part(number, heads, asks)
     texts, special = table["text"].astype(str).to_numpy(), table["is_special"].to_numpy(dtype=bool)
     return Matrix(
         asking=list(texts[asks]),
         answering=list(texts[answers]),
-        attention=attention[asks][:, answers],
-        allowed=allowed[asks][:, answers],
+        attention=attention[:, answers],
+        allowed=allowed[:, answers],
         is_special=special[answers],
+        position=answers,
+        n_allowed=allowed.sum(axis=1),
         model=index.model_name,
-        of=what,
+        of=f"layer {number}, " + (f"head {head}" if head is not None else f"mean of its {len(heads)} heads"),
         sequence=name,
+        tokens=tokens or (0, len(table)),
+        n_tokens=len(table),
     )
 
 
 def within(tokens: tuple[int, int], n: int, name: str) -> BoolArray:
     """Return which of n tokens are from the first to before the last of two: (token)."""
+    if len(tokens) != 2 or not all(isinstance(each, (int, np.integer)) for each in tokens):
+        raise QKSpaceError(
+            f"tokens are two numbers, the first token and the one after the last, as (0, {n}); got {tokens}."
+        )
     first, last = tokens
     if not 0 <= first < last <= n:
         raise QKSpaceError(f"{name} has {n} tokens: tokens must be within (0, {n}); got ({first}, {last}).")
@@ -98,26 +128,66 @@ def within(tokens: tuple[int, int], n: int, name: str) -> BoolArray:
     return (place >= first) & (place < last)
 
 
-def _allowed(live: LiveSequence, layer: int) -> BoolArray:
+def _refuse(n_asks: int, n_answers: int, n: int, name: str) -> None:
+    """Refuse a matrix of nothing, and one that memory might not hold."""
+    if not n_asks or not n_answers:
+        raise QKSpaceError(
+            f"The layer reads another sequence, and of {name} {n_asks} tokens were chosen that ask and {n_answers} that "
+            f"answer. Choose tokens on both sides of the border, or all {n}."
+        )
+    if n_asks * n > MOST_PAIRS:
+        raise QKSpaceError(
+            f"{n_asks:,} queries of {name} with {n:,} keys each are more than one matrix may hold, which is {MOST_PAIRS:,} "
+            f"pairs. Choose some: tokens=(0, {min(MOST_PAIRS // n, 1000)})."
+        )
+
+
+def _stored_part(
+    index: Index, sequence: int, layer: int, heads: Sequence[int], at: IntArray
+) -> tuple[FloatArray, BoolArray]:
+    """Return the attention of some queries, averaged over heads one by one, and to whom they may attend: (query, token)."""
+    place, spec = index.place(sequence), index.layers[layer]
+    attention = _mean(layer_attention(index, layer, place, at=at, heads=[head])[0] for head in heads)
+    n = int(index.row_starts[place + 1] - index.row_starts[place])
+    allowed = spec.allowed(n, index.n_source(place), at=at)
+    if spec.position not in ("grid", "sequence") or (part := index.position(layer)) is None:
+        return attention, allowed
+    return attention, allowed & (np.asarray(part.head(0).of(n, place))[at] > -np.inf)
+
+
+def _live_part(live: LiveSequence, layer: int, heads: Sequence[int], at: IntArray) -> tuple[FloatArray, BoolArray]:
+    """As `_stored_part`, of a text that was typed."""
     n, part = len(live.tokens), live.positions[layer]
-    allowed, added = live.layers[layer].allowed(n), None if part is None else part.of(n)
-    return allowed if added is None else np.asarray(allowed & (added > -np.inf).any(axis=0))
+    attention = _mean(live.attention(layer, head)[at] for head in heads)
+    allowed, added = live.layers[layer].allowed(n, at=at), None if part is None else part.of(n)
+    return attention, allowed if added is None else np.asarray(allowed & (added[:, at] > -np.inf).any(axis=0))
+
+
+def _mean(matrices: Iterable[FloatArray]) -> FloatArray:
+    """Return the mean of matrices, of which no more than two are held."""
+    rest = iter(matrices)
+    total, count = next(rest).copy(), 1
+    for each in rest:
+        total += each
+        count += 1
+    return np.asarray(total / count)
 
 
 def received(matrix: Matrix) -> pd.DataFrame:
     """Return what each token receives of the attention of a sequence, a row a token that answers.
 
-    Columns: position, text, is_special, total (summed over queries: what attention would give to a token if all were equal
-    is `uniform`, 1 in an encoder), mean (over the queries that may attend to it).
+    Columns: position (in the sequence), text, is_special, total (summed over the queries of the matrix: where it is of some
+    tokens, over these), mean (over those of them that may attend to it), uniform (what `total` would be if each query
+    attended equally to all keys of the whole sequence that it may attend to: 1 in an encoder).
     """
     import pandas as pd
 
     may = matrix.allowed.sum(axis=0)
-    equal = matrix.allowed / np.maximum(matrix.allowed.sum(axis=1, keepdims=True), 1)
+    equal = matrix.allowed / np.maximum(matrix.n_allowed, 1)[:, None]
     total = matrix.attention.sum(axis=0, dtype=np.float64)
     return pd.DataFrame(
         {
-            "position": np.arange(len(total)),
+            "position": matrix.position,
             "text": matrix.answering,
             "is_special": matrix.is_special,
             "total": total,

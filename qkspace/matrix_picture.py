@@ -65,9 +65,11 @@ def _received(matrix: Matrix, theme: Theme, width: float) -> Figure:
     table = received(matrix)
     n = len(table)
     refuse_long(n, matrix.sequence)
+    which = "the" if matrix.is_part else "all"
     caption = (
-        f"{_where(matrix)}. What each token receives of the attention of all {len(matrix.asking)} queries, summed; dashed: "
-        "what it would receive if every query attended equally to all it may."
+        f"{_where(matrix)}. What each token receives of the attention of {which} {len(matrix.asking)} queries"
+        f"{' shown' if matrix.is_part else ''}, summed; dashed: what it would receive if every query attended equally to all "
+        "it may."
     )
     font = Font.of([caption, *map(visible, matrix.answering)])
     left = 0.5
@@ -127,7 +129,8 @@ def _bars(matrix: Matrix, theme: Theme, width: float, *, yaw: float = -60.0, pit
     query, key = np.nonzero(matrix.attention >= LEAST_BAR)
     height = matrix.attention[query, key].astype(np.float64)
     look: dict[str, Any] = {"color": colours(_shares(height)), "shade": True, "zsort": "max"}
-    axes.bar3d(key - 0.35, query - 0.35, np.zeros(len(key)), 0.7, 0.7, height, **look)
+    if len(key):  # matplotlib cannot draw none
+        axes.bar3d(key - 0.35, query - 0.35, np.zeros(len(key)), 0.7, 0.7, height, **look)
     return sheet.figure
 
 
@@ -188,7 +191,7 @@ def _space(
 
 
 def _where(matrix: Matrix) -> str:
-    return f"{visible(matrix.model)}, {matrix.of}, on {matrix.sequence}"
+    return f"{visible(matrix.model)}, {matrix.of}, on {matrix.where}"
 
 
 _STYLES: dict[str, Callable[..., Figure]] = {

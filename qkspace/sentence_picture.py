@@ -40,10 +40,11 @@ HEADING = 0.22  # inches above a panel
 class _Sentence:
     """What is drawn: a text a token, and for each head its attention (query token, key token)."""
 
-    words: list[str]
+    words: list[str]  # that ask
     titles: list[str]  # of the heads
     attention: list[FloatArray]
     allowed: BoolArray
+    answering: list[str]
 
 
 def sentence_picture(
@@ -90,7 +91,7 @@ def sentence_picture(
     which = f"head {chosen[0]}" if len(chosen) == 1 else f"{len(chosen)} heads"
     caption = f"{visible(index.model_name)}, layer {layer}, {which}, on sequence {sequence}{part}. "
     titles = [f"layer {layer}, head {chosen[0]}"] if len(chosen) == 1 else [f"head {head}" for head in chosen]
-    return _STYLES[style](_Sentence(words, titles, attention, allowed), caption, theme, width)
+    return _STYLES[style](_Sentence(words, titles, attention, allowed, words), caption, theme, width)
 
 
 def _window(n: int, sequence: int, tokens: tuple[int, int] | None) -> tuple[int, int]:
@@ -184,62 +185,52 @@ def _lines(sentence: _Sentence, caption: str, theme: Theme, width: float) -> Fig
 
 
 def matrix_heatmap(matrix: Matrix, *, theme: Theme = "light", width: float = 7.0) -> Figure:
-    """Draw one matrix of attention as a heat map (`qkspace.matrix.matrix_of`), of as many queries as keys.
+    """Draw one matrix of attention as a heat map (`qkspace.matrix.matrix_of`).
 
     Raises:
         QKSpaceError: there are more tokens than can be read, or the width is out of bounds.
     """
     check_width(width)
-    if len(matrix.asking) != len(matrix.answering):
-        raise QKSpaceError(
-            "A sequence that asks another one has two texts: its heat map is index.sentence(..., mode='heat')."
-        )
-    refuse_long(len(matrix.asking), matrix.sequence)
-    words = [visible(word) for word in matrix.answering]
-    caption = f"{visible(matrix.model)}, {matrix.of}, on {matrix.sequence}. "
-    return _heatmap(_Sentence(words, [matrix.of], [matrix.attention], matrix.allowed), caption, theme, width)
+    refuse_long(max(len(matrix.asking), len(matrix.answering)), matrix.sequence)
+    asking, answering = ([visible(word) for word in words] for words in (matrix.asking, matrix.answering))
+    caption = f"{visible(matrix.model)}, {matrix.of}, on {matrix.where}. "
+    sentence = _Sentence(asking, [matrix.of], [matrix.attention], matrix.allowed, answering)
+    return _heatmap(sentence, caption, theme, width)
 
 
 def _heatmap(sentence: _Sentence, caption: str, theme: Theme, width: float) -> Figure:
-    n, n_heads = len(sentence.words), len(sentence.titles)
-    font = Font.of([caption, *sentence.words])
-    words = [font.shorten(word, SIZE, TOKEN) for word in sentence.words]
-    widest = max(font.width(word, SIZE) for word in words)
+    m, n, n_heads = len(sentence.words), len(sentence.answering), len(sentence.titles)
+    font = Font.of([caption, *sentence.words, *sentence.answering])
+    asking, answering = (
+        [font.shorten(word, SIZE, TOKEN) for word in words] for words in (sentence.words, sentence.answering)
+    )
+    widest = max(font.width(word, SIZE) for word in asking)
     room = width - 2 * MARGIN
     across = max((k for k in range(1, n_heads + 1) if room / k - widest - 0.25 >= n * SMALLEST), default=1)
     cell = float(np.clip((room / across - widest - 0.25) / n, 0.07, LARGEST))
     size = min(SIZE, cell * 72 * 0.78)
-    column = max(font.width(word, size) for word in words) + 0.07
+    column, above = (max(font.width(word, size) for word in words) + 0.07 for words in (asking, answering))
     caption += "A row is a token's query, a column a key: how much of the row's attention goes to the column"
     caption += ", in hundredths where it is at least 1." if cell >= NUMBERS else "."
     caption += "" if sentence.allowed.all() else " Grey: the model cannot look there."
-    font = Font.of([caption, *words])
-    panels = _Panels(across, column + n * cell + 0.18, HEADING + column + n * cell + MARGIN, n_heads)
+    font = Font.of([caption, *asking, *answering])
+    panels = _Panels(across, column + n * cell + 0.18, HEADING + above + m * cell + MARGIN, n_heads)
     sheet, end = panels.sheet(font, caption, theme, extra=0.26)
     colours = LinearSegmentedColormap.from_list("attention", [sheet.colour("plot"), *RAMP[theme]])
-    short = all(
-        font.width(word, size) <= 0.9 * cell for word in words
-    )  # short enough to stand upright above their columns
+    short = all(font.width(word, size) <= 0.9 * cell for word in answering)  # to stand upright above their columns
     for i, title in enumerate(sentence.titles):
         x, y = panels.corner(i)
         sheet.text(x + column, y, title, weight="bold")
-        top = y + HEADING + column
-        axes = sheet.axes(x + column, top, n * cell, n * cell, inches=True)
+        top = y + HEADING + above
+        axes = sheet.axes(x + column, top, n * cell, m * cell, inches=True)
         _draw_cells(sheet, axes, sentence.attention[i], sentence.allowed, cell, colours, title)
-        for j, word in enumerate(words):
-            middle = (j + 0.5) * cell
-            sheet.text(
-                x + column - 0.05,
-                top + middle,
-                word,
-                size=size,
-                ha="right",
-                va="center_baseline",
-                colour=QUERY_COLOUR[theme],
-            )
+        for j, word in enumerate(asking):
+            own: dict[str, Any] = {"ha": "right", "va": "center_baseline", "colour": QUERY_COLOUR[theme]}
+            sheet.text(x + column - 0.05, top + (j + 0.5) * cell, word, size=size, **own)
+        for j, word in enumerate(answering):
             upright = short or is_upright(word)
             look: dict[str, Any] = {"rotation": 0 if upright else 90, "ha": "center", "va": "bottom"}
-            sheet.text(x + column + middle, top - 0.05, word, size=size, colour=KEY_COLOUR[theme], **look)
+            sheet.text(x + column + (j + 0.5) * cell, top - 0.05, word, size=size, colour=KEY_COLOUR[theme], **look)
         if cell >= NUMBERS:
             _write_numbers(sheet, (x + column, top), cell, sentence.attention[i])
     sheet.text(MARGIN, end, "attention 0", size=7, colour="muted")
@@ -264,7 +255,6 @@ def _draw_cells(
     name: str,
 ) -> None:
     """Draw the cells that hold something, what is not allowed in grey, and the grid; a long sequence is a small file still."""
-    side = len(attention) * cell
     forbidden = [_square(place, cell) for place in np.argwhere(~allowed)]
     axes.add_collection(PolyCollection(forbidden, facecolors=sheet.colour("grid"), linewidths=0, rasterized=True))
     some = np.argwhere(attention >= LEAST_CELL)
@@ -275,8 +265,8 @@ def _draw_cells(
         "gid": name,
     }
     axes.add_collection(PolyCollection(squares, **look))
-    edges = np.arange(len(attention) + 1) * cell
-    grid = [((0, at), (side, at)) for at in edges] + [((at, 0), (at, side)) for at in edges]
+    down, across = (np.arange(count + 1) * cell for count in attention.shape)
+    grid = [((0, at), (across[-1], at)) for at in down] + [((at, 0), (at, down[-1])) for at in across]
     axes.add_collection(LineCollection(grid, colors=sheet.colour("line"), linewidths=0.3, clip_on=False))
 
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from head_relations import packaged_model, replaced
+from head_tables import add_options, packaged_model, put, table
 
 from qkspace.console import Console
 from qkspace.heads.antecedents import Candidates
@@ -45,11 +45,9 @@ NAME_RULES = ("nearest before", "first mentioned", "chance")
 def main() -> None:
     """Build the indexes where they are missing, analyse them, and print or write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="name or folder of a checkpoint (default: the packaged MiniLM)")
     parser.add_argument("--gap", type=Path, default=GAP, help="folder of the files of GAP")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "coreference", help="folder of the indexes")
-    parser.add_argument("--write", type=Path, help="a document to put the tables into; printed where left out")
-    parser.add_argument("--part", default="coreference", help="the marked part of the document (default coreference)")
+    add_options(parser, "coreference")
     options = parser.parse_args()
     console = Console()
     corpora = {"gap": [options.gap / f"gap-{part}.tsv" for part in ("development", "test")], "demo": [DEMO]}
@@ -60,12 +58,7 @@ def main() -> None:
         found = [analyse(indexes[name], candidates=among, console=console) for name, _, among in PARTS]
     except QKSpaceError as error:
         raise SystemExit(f"error: {error}") from error
-    text = markdown(found)
-    if options.write is None:
-        console.result(text)
-    else:
-        document = options.write.read_text(encoding="utf-8")
-        options.write.write_text(replaced(document, options.part, text), encoding="utf-8")
+    put(markdown(found), options.write, options.part, console)
 
 
 def markdown(found: Sequence[Found]) -> str:
@@ -87,14 +80,13 @@ def markdown(found: Sequence[Found]) -> str:
 def section(title: str, best: pd.DataFrame, rules: pd.DataFrame, group: str, shown: Sequence[str]) -> list[str]:
     """Return the lines of one table: a row a group, the best head and the rules."""
     columns = (group, "n", "best head", "direction", "accuracy", *shown)
-    lines = [f"**{title}**", "", f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    rows = []
     accuracy = rules.set_index(["baseline", group])["accuracy"]
     for row in best.to_dict(orient="records"):
         cells = [str(row[group]), f"{row['n']:,}", f"L{row['layer']}H{row['head']}", str(row["direction"])]
         cells += [f"{row['accuracy']:.3f} ({row['low']:.3f} to {row['high']:.3f})"]
-        cells += [f"{accuracy[rule, row[group]]:.3f}" for rule in shown]
-        lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, "", best.attrs["note"], ""]
+        rows.append([*cells, *(f"{accuracy[rule, row[group]]:.3f}" for rule in shown)])
+    return [f"**{title}**", "", *table(columns, rows), "", best.attrs["note"], ""]
 
 
 if __name__ == "__main__":

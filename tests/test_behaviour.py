@@ -365,6 +365,7 @@ def test_one_token_sequences_say_nothing_of_distances(tmp_path: Path, causal: bo
 
     alone = planted(tmp_path / "alone", [1, 1], to_previous, causal=causal)
     np.testing.assert_array_equal(head_distances(alone), np.zeros((2, 2)))
+    assert nearest_heads(alone, 0, 0).empty
     without = planted(tmp_path / "without", [6, 4], to_previous, causal=causal)
     among = planted(tmp_path / "among", [6, 4, 1, 1, 1], to_previous, causal=causal)
     np.testing.assert_allclose(head_distances(among), head_distances(without), atol=1e-6)
@@ -379,7 +380,7 @@ def test_a_sample_comes_near_the_whole_and_is_said(small_index: Index, monkeypat
     assert " 300 queries of " in nearest_heads(small_index, 0, 0, max_tokens=300, seed=3).attrs["note"]
     monkeypatch.setattr(behaviour, "MAX_MIXTURES", 72 * 73 / 2 * 16 * 50)
     monkeypatch.setattr(behaviour, "BLOCK_PAIRS", 1 << 10)
-    n_queries = behaviour._measured.__wrapped__(small_index.root, (0, 0), 2_000, 0).n_queries
+    n_queries = behaviour._measured.__wrapped__(small_index.root, (0, 0), 2_000, 0, 1).n_queries
     assert 20 < n_queries < 100
 
 

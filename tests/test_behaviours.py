@@ -14,13 +14,17 @@ import numpy as np
 import pytest
 from conftest import SHARED, Eager, MakeCheckpoint, _byte_pairs
 from numpy.typing import NDArray
+from scipy import stats
 from test_any_model import CASES
+from test_distances import Logits, at_offset, equal, planted, to_first
 from test_pairs import FAMILIES
 
 from qkspace import capture
-from qkspace.heads import repeated
+from qkspace.heads import kept, repeated
+from qkspace.heads import places as places_module
 from qkspace.heads.behaviours import analyse
-from qkspace.heads.places import OF_IMAGES
+from qkspace.heads.labels import Thresholds, labels
+from qkspace.heads.places import OF_IMAGES, of_index
 from qkspace.heads.positional import Pairs, binned, foretold, offset_cells, uniform
 from qkspace.heads.repeated import KINDS, Side, draw, key_sets, measure, scores
 from qkspace.index import Index
@@ -29,14 +33,21 @@ from qkspace.pipeline import build
 from qkspace.schema import QKSpaceError
 
 Array = NDArray[Any]
-OPTIONS: dict[str, Any] = {"methods": ["pca"], "dims": [2], "storage": "float32", "top_k": 4, "n_jobs": 1}
+OPTIONS: dict[str, Any] = {
+    "methods": ["pca"],
+    "dims": [2],
+    "normalise": "none",
+    "storage": "float32",
+    "top_k": 4,
+    "n_jobs": 1,
+}
 TOLERANCE = 1e-4
 
 
 def literal(
     attention: Array, asking: Sequence[int], answering: Sequence[int], queries: Sequence[int], allowed: Array
-) -> dict[str, tuple[float, float]]:
-    """Score one head on one sequence by plain loops: of each kind the mean, and that of equal attention.
+) -> dict[str, tuple[float, float, int]]:
+    """Score one head on one sequence by plain loops: of each kind the mean, that of equal attention, and over how many.
 
     Self-attention where both sequences are the same object.
     """
@@ -61,7 +72,10 @@ def literal(
             if keys:
                 found[kind][0].append(sum(float(attention[i][j]) for j in keys))
                 found[kind][1].append(len(keys) / n_allowed)
-    return {kind: (sum(a) / len(a), sum(b) / len(b)) if a else (math.nan, math.nan) for kind, (a, b) in found.items()}
+    return {
+        kind: (sum(a) / len(a), sum(b) / len(b), len(a)) if a else (math.nan, math.nan, 0)
+        for kind, (a, b) in found.items()
+    }
 
 
 def masked(n: int, *, causal: bool, window: int | None = None) -> Array:
@@ -128,8 +142,8 @@ def test_letters_that_come_again_within_a_half_count_wherever_they_stand(seed: i
     found, equal = scored(Side(ids[None], 7, 14), attention, allowed)
     own = ids.tolist()
     expected = literal(attention, own, own, range(7, 14), allowed)
-    assert found == pytest.approx({kind: value for kind, (value, _) in expected.items()})
-    assert equal == pytest.approx({kind: value for kind, (_, value) in expected.items()})
+    assert found == pytest.approx({kind: value for kind, (value, _, _) in expected.items()})
+    assert equal == pytest.approx({kind: value for kind, (_, value, _) in expected.items()})
 
 
 def test_random_tokens_come_once_in_a_half_and_the_seed_tells_which() -> None:
@@ -185,7 +199,7 @@ def assert_literal(
     reported = [attention_of(s) for s in range(n_sequences)]
     queries = asking.queries.tolist()
     for row in table.itertuples():
-        found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
+        found: dict[str, list[tuple[float, float, int]]] = {kind: [] for kind in KINDS}
         for s in range(n_sequences):
             attention = reported[s][row.layer][row.head]
             allowed = np.ones(attention.shape, dtype=bool)
@@ -196,11 +210,21 @@ def assert_literal(
             for kind, pair in literal(attention, own, other, queries, allowed).items():
                 found[kind].append(pair)
         for kind, values in found.items():
-            mean = np.mean(values, axis=0)
-            assert getattr(row, kind) == pytest.approx(mean[0], abs=TOLERANCE, nan_ok=True), (row.layer, row.head, kind)
-            assert getattr(row, f"{kind}_uniform") == pytest.approx(mean[1], abs=1e-9, nan_ok=True)
-            error = 1.96 * np.std([v for v, _ in values], ddof=1) / math.sqrt(n_sequences)
+            mean, equal, error = pooled([one for one in values if one[2]])
+            assert getattr(row, kind) == pytest.approx(mean, abs=TOLERANCE, nan_ok=True), (row.layer, row.head, kind)
+            assert getattr(row, f"{kind}_uniform") == pytest.approx(equal, abs=1e-9, nan_ok=True)
             assert getattr(row, f"{kind}_error") == pytest.approx(error, abs=TOLERANCE, nan_ok=True)
+
+
+def pooled(values: list[tuple[float, float, int]]) -> tuple[float, float, float]:
+    """Return mean, equal attention and 95 % error over all queries of sequences, of which means and numbers are given."""
+    if not values:
+        return math.nan, math.nan, math.nan
+    value, equal, n = np.array(values).T
+    mean, k = float((value * n).sum() / n.sum()), len(n)
+    apart = n / n.mean() * (value - mean)  # as deviations of sequences that count for their queries
+    error = stats.t.ppf(0.975, k - 1) * math.sqrt((apart**2).sum() / (k - 1) / k) if k > 1 else math.nan
+    return mean, float((equal * n).sum() / n.sum()), error
 
 
 @pytest.mark.parametrize(("name", "length"), [("letters_index", 5), ("stories", 12), ("minilm", 12)])
@@ -255,7 +279,70 @@ def test_a_sliding_window_hides_what_it_does_not_reach(
     assert table["previous_token"].notna().all()
 
 
-@pytest.mark.parametrize("family", ["gpt_oss", "bloom", "deberta-v2", "gemma2", "longformer"])
+def test_a_sequence_without_such_a_key_is_left_out_and_takes_no_score_away(
+    of_sentences: Callable[[str | Path], Index],
+    make_checkpoint: MakeCheckpoint,
+    eager: Eager,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A window of six does not reach back to the first half of nine; two sequences of four have a token twice within it."""
+    model = make_checkpoint("mistral")
+    index = of_sentences(model)
+    checkpoint = checkpoint_of(index, device="cpu")
+    halves = np.tile(repeated.ordinary_ids(checkpoint)[:9], (4, 1))
+    halves[1, 4] = halves[1, 2]  # one query has a duplicate in reach,
+    halves[2, [4, 5]] = halves[2, 2]  # here two
+    monkeypatch.setattr(repeated, "draw", lambda *_, **__: halves)
+    table = analyse(index, n_sequences=4, length=9).tables["behaviours"]
+    around = repeated.frame(checkpoint, index.sequences["text"].iloc[0].splitlines()[0])
+    side, _ = repeated.sides(checkpoint, halves, around, part="self")
+    assert_literal(
+        index, table, lambda s: eager(model, side.ids[s].tolist()), side, side, causal=[True] * 2, windows=[6] * 2
+    )
+    assert table[["duplicate_token", "duplicate_token_error"]].notna().all(axis=None)
+
+
+def test_the_first_line_that_is_not_blank_is_read(decoder_index: Index, tmp_path: Path) -> None:
+    shutil.copytree(decoder_index.root, tmp_path / "index")
+    index = Index(tmp_path / "index")
+    sequences = index.sequences.copy()
+    sequences.loc[sequences.index[:2], "text"] = ["", " \n\t"]
+    sequences.to_parquet(tmp_path / "index" / "sequences.parquet", index=False)
+    options: dict[str, Any] = {"n_sequences": 2, "length": 6, "repeated": True}
+    table = analyse(Index(tmp_path / "index"), **options).tables["behaviours"]
+    assert table.equals(analyse(decoder_index, **options).tables["behaviours"])
+
+
+def unrolled(band: Array, reach: int) -> Array:
+    """Return what Longformer reports of its windows, (head, query, place in the window), as (head, query, key)."""
+    n = band.shape[1]
+    whole = np.zeros((len(band), n, n))
+    for i in range(n):
+        for j in range(max(0, i - reach), min(n, i + reach + 1)):
+            whole[:, i, j] = band[:, i, j - i + reach]
+    return whole
+
+
+def test_windows_of_longformer_score_what_loops_give(
+    of_sentences: Callable[[str | Path], Index], make_checkpoint: MakeCheckpoint, eager: Eager
+) -> None:
+    """It reports the weights inside its windows of 4 tokens to each side, which halves of 4 reach and halves of 10 do not."""
+    model = make_checkpoint("longformer", **CASES["longformer"][0])
+    index = of_sentences(model)
+    for length in (4, 10):
+        table = analyse(index, n_sequences=3, length=length).tables["behaviours"]
+        side, _ = sides_of(index, 3, length, 0)
+        n_layers = index.n_layers
+        assert_literal(
+            *(index, table, lambda s: [unrolled(band, 4) for band in eager(model, side.ids[s].tolist())], side, side),  # noqa: B023
+            causal=[False] * n_layers,
+            windows=[5] * n_layers,
+        )
+        assert table["previous_token"].notna().all()
+        assert table["duplicate_token"].isna().all() == (length == 10)
+
+
+@pytest.mark.parametrize("family", ["gpt_oss", "bloom", "deberta-v2", "gemma2"])
 def test_the_odd_ones_score_what_loops_give(
     family: str, of_sentences: Callable[[str | Path], Index], make_checkpoint: MakeCheckpoint, eager: Eager
 ) -> None:
@@ -263,9 +350,6 @@ def test_the_odd_ones_score_what_loops_give(
     index = of_sentences(model)
     table = analyse(index, n_sequences=2, length=10).tables["behaviours"]
     assert table["positional"].between(0, 1).all()
-    if family == "longformer":  # reports the weights inside its windows
-        assert table["previous_token"].between(0, 1).all()
-        return
     side, _ = sides_of(index, 2, 10, 0)
     causal, windows = [layer.causal for layer in index.layers], [layer.window for layer in index.layers]
     assert_literal(
@@ -445,6 +529,36 @@ def test_a_previous_token_head_of_a_real_model_is_positional(small_index: Index)
     assert table["positional"].to_numpy() == pytest.approx(better.to_numpy())
 
 
+def test_one_query_foretells_nothing(tmp_path: Path) -> None:
+    """A decoder over one sequence of two tokens: its second is the only query with a choice, and none is left to fit on."""
+    table, n_queries = of_index(planted(tmp_path, [2], [[equal, to_first]], causal=True))
+    assert n_queries == 1
+    assert table[["positional", "positional_offset", "positional_absolute", "positional_error"]].isna().all(axis=None)
+    assert table["positional_uniform"].tolist() == pytest.approx([1, 0.5])
+    table, n_queries = of_index(planted(tmp_path / "two", [2, 2], [[equal, to_first]], causal=True))
+    assert n_queries == 2
+    assert table["positional"].tolist() == pytest.approx([1, 1])
+
+
+def test_every_query_of_the_corpus_counts_alike_for_what_place_foretells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most sequences are short and most queries are of long ones; a head attends to all there, and to the next one here."""
+    odd: Logits = lambda n: equal(n) if n > 20 else at_offset(1)(n)  # noqa: E731
+    lengths = np.random.default_rng(0).permutation([4] * 50 + [60] * 10).tolist()
+    index = planted(tmp_path, lengths, [[odd]])
+    whole = of_index(index)[0].iloc[0]
+    short = (3 * 0.25 + 1) / 4  # equal attention foretells a quarter of one-hot rows; the last has no next token
+    assert whole["positional_uniform"] == pytest.approx(0.75 + 0.25 * short, abs=1e-4)
+    monkeypatch.setattr(places_module, "MAX_QUERIES", 64)
+    samples = [of_index(index, seed=seed) for seed in range(30)]
+    assert {n_queries for _, n_queries in samples} == {64}
+    mean = np.mean([table["positional_uniform"][0] for table, _ in samples])
+    assert mean == pytest.approx(whole["positional_uniform"], abs=0.02)
+    off = [abs(table["positional_offset"][0] - whole["positional_offset"]) for table, _ in samples]
+    assert np.mean(off) < 0.1
+
+
 # ---------------------------------------------------------------------------------------------- images
 
 
@@ -507,7 +621,9 @@ def test_an_index_of_images_says_why_nothing_is_repeated(images_index: Index) ->
     found = analyse(images_index)
     table = found.tables["behaviours"]
     assert table[list(KINDS)].isna().all(axis=None)
-    assert found.head_columns == ("positional", *OF_IMAGES)
+    assert found.head_columns == tuple(
+        f"{name}{end}" for name in ("positional", *OF_IMAGES) for end in ("", "_uniform")
+    )
     assert "index is of image" in table.attrs["note"]
     with pytest.raises(QKSpaceError, match="index is of image"):
         analyse(images_index, repeated=True)
@@ -522,7 +638,7 @@ def test_without_the_model_the_rest_is_still_there(decoder_index: Index, tmp_pat
     index.manifest["made_from"]["model"]["source"] = str(tmp_path / "gone")
     found = analyse(index, n_sequences=2, length=6)
     table, whole = found.tables["behaviours"], analyse(decoder_index, n_sequences=2, length=6).tables["behaviours"]
-    assert table[list(KINDS)].isna().all(axis=None) and found.head_columns == ("positional",)
+    assert table[list(KINDS)].isna().all(axis=None) and found.head_columns == ("positional", "positional_uniform")
     assert "there is no such folder on this machine" in table.attrs["note"]
     for name in ("positional", "sink", "previous_token_text"):
         assert table[name].equals(whole[name]) and table[name].notna().all()
@@ -542,15 +658,40 @@ def test_what_fits_no_model_is_refused(decoder_index: Index) -> None:
         repeated.fitting(50, 5, 2)
 
 
+def labelled(index: Index, root: Path, **options: Any) -> Any:
+    """Keep the behaviours of a copy of an index, and return its table of heads by layer and head, with their labels."""
+    shutil.copytree(index.root, root)
+    found = analyse(Index(root), **options)
+    whole = kept.keep(Index(root), "behaviours", found.tables, head_columns=found.head_columns).head_table()
+    return whole.merge(labels(whole), on=["layer", "head"]).set_index(["layer", "head"])
+
+
 def test_a_label_says_what_a_head_does_much_more_than_by_chance(
-    letters_index: Index, of_sentences: Callable[[str | Path], Index], minilm: Path
+    letters_index: Index, of_sentences: Callable[[str | Path], Index], minilm: Path, tmp_path: Path
 ) -> None:
-    letters = analyse(letters_index, n_sequences=8).tables["behaviours"]
-    assert letters["duplicate_token_uniform"].min() > 0.3
-    assert (letters["label"] == "").all()  # three letters: equal attention to them is much already
-    table = analyse(of_sentences(minilm), n_sequences=4).tables["behaviours"].set_index(["layer", "head"])
-    assert table.loc[(0, 2), "label"] == "previous_token" and table.loc[(0, 2), "previous_token"] > 0.95
-    assert table.loc[(1, 11), "label"] == "first_token"
+    """With three letters, attention to the same letter is much already: no head of the model that sorts them is a duplicate."""
+    table = labelled(letters_index, tmp_path / "letters", n_sequences=8)
+    assert table["duplicate_token_uniform"].min() > 0.3
+    assert not table["all_labels"].str.contains("duplicate|induction").any()
+    chance = labels(table.drop(columns="label").reset_index(), Thresholds(gain=0, induction=0.3, duplicate=0.3))
+    assert chance["label"].isin(["duplicate", "induction"]).any()
+    table = labelled(of_sentences(minilm), tmp_path / "minilm", n_sequences=4)
+    assert table.loc[(0, 2), "label"] == "previous"
+    assert table.loc[(0, 2), "value"] == max(table.loc[(0, 2), ["previous_token", "attention_to_previous"]])
+    assert table.loc[(2, 9), "duplicate_token"] > 0.4
+    assert "duplicate" in table.loc[(2, 9), "all_labels"]
+
+
+def test_heads_of_images_are_called_after_rows_and_columns(images_index: Index, tmp_path: Path) -> None:
+    table = labelled(images_index, tmp_path / "index")
+    assert table.loc[(1, 2), "label"] == "row"
+    assert table.loc[(2, 0), "label"] == "column"
+    assert table.loc[(5, 1), "label"] == "first"
+    assert table.loc[(5, 1), "value"] == max(table.loc[(5, 1), ["to_cls", "attention_to_first"]]) > 0.6
+    for name, column in (("row", "to_row"), ("column", "to_column")):
+        of_name = table[table["label"] == name]
+        assert (of_name[column] > 0.5).all()
+        assert (of_name[column] - of_name[f"{column}_uniform"] > 0.2).all()
 
 
 def test_statistics_of_the_text_are_those_of_the_index(decoder_index: Index) -> None:

@@ -59,7 +59,7 @@ def run(
     folder = tmp_path_factory.mktemp("run")
     base = make_checkpoint("bert")
     tuned = [_tuned(base, folder / f"step-{step:04d}", step / 30) for step in (10, 20, 30)]
-    options: dict[str, Any] = {"methods": ["pca"], "dims": [2], "n_jobs": 1}
+    options: dict[str, Any] = {"methods": ["pca"], "dims": [2], "normalise": "none", "n_jobs": 1}
     return compare(base, tuned, list(small_corpus), out=folder / "along <b>training", **options)
 
 
@@ -72,7 +72,7 @@ def matched(
 
     folder = tmp_path_factory.mktemp("matched")
     other = make_checkpoint("bert", num_hidden_layers=3, seed=1)
-    options: dict[str, Any] = {"methods": ["pca"], "dims": [2], "n_jobs": 1}
+    options: dict[str, Any] = {"methods": ["pca"], "dims": [2], "normalise": "none", "n_jobs": 1}
     return compare(make_checkpoint("bert"), other, list(small_corpus), out=folder / "other", **options)
 
 

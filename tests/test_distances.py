@@ -17,7 +17,7 @@ from scipy.cluster.hierarchy import dendrogram, is_valid_linkage, linkage
 from scipy.spatial.distance import jensenshannon, pdist, squareform
 
 from qkspace import behaviour, store
-from qkspace.behaviour import MAX_MIXTURES, RatioSums, draw_weighted, measured_distances
+from qkspace.behaviour import MAX_MIXTURES, MIN_QUERIES, RatioSums, draw_weighted, head_distances, measured_distances
 from qkspace.heads import kept
 from qkspace.heads.distances import (
     analyse,
@@ -114,6 +114,23 @@ def test_a_sample_is_of_the_whole_and_its_error_covers_it(small_index: Index) ->
     assert np.abs(off.mean(axis=0)).mean() < 0.25 * error.mean()
 
 
+def test_a_sample_does_not_lean_to_long_or_short_sequences(tmp_path: Path) -> None:
+    """Two heads that are one over short sequences, where most sequences are, and apart over long ones, where most queries are.
+
+    A draw of whole sequences alike would find them nearer, and one that looks at more until it has enough, farther apart.
+    """
+    odd: Logits = lambda n: to_first(n) if n > 20 else at_offset(1)(n)  # noqa: E731
+    lengths = [4] * 50 + [60] * 10
+    index = planted(tmp_path, np.random.default_rng(0).permutation(lengths).tolist(), [[at_offset(1), odd]])
+    whole = head_distances(index, max_tokens=10_000)[0, 1]
+    assert whole == pytest.approx(0.75 * math.log(2), rel=0.03)
+    samples = [measured_distances(index, max_tokens=64, seed=seed) for seed in range(30)]
+    mean = np.mean([sample.distance[0, 1] for sample in samples])
+    assert mean == pytest.approx(whole, rel=0.04)
+    covered = np.mean([abs(sample.distance[0, 1] - whole) <= sample.error[0, 1] for sample in samples])
+    assert covered > 0.85
+
+
 def test_more_queries_have_less_error(small_index: Index) -> None:
     few, many = (analyse(small_index, max_queries=n).tables["distances-pairs"]["error"] for n in (100, 800))
     assert many.median() < 0.6 * few.median()
@@ -152,6 +169,18 @@ def test_the_work_is_bounded_whatever_heads_and_lengths(n_heads: int) -> None:
         assert 0 < n_mixtures <= max(1.3 * MAX_MIXTURES, n_pairs * lengths.max())
 
 
+def test_however_many_heads_some_queries_of_many_sequences_are_drawn_and_as_many_as_are_asked_for() -> None:
+    """1,024 heads over texts of 4,096 tokens: the bound would leave three queries."""
+    n_pairs = 1_024 * 1_025 // 2
+    for lengths, n_sequences in ((np.full(900, 4_096), 32), (np.full(5, 4_096), 5)):
+        assert sum(len(at) for _, at, _ in draw_weighted(lengths, 2_000, n_pairs)) == 3
+        drawn = list(draw_weighted(lengths, 2_000, n_pairs, floor=MIN_QUERIES))
+        assert len(drawn) >= n_sequences
+        assert sum(len(at) for _, at, _ in drawn) == MIN_QUERIES
+        assert sum(len(at) for _, at, _ in draw_weighted(lengths, 500, n_pairs, floor=500)) == 500
+    assert sum(len(at) for _, at, _ in draw_weighted(lengths, 20, n_pairs, floor=MIN_QUERIES)) == 20
+
+
 def test_the_error_of_a_ratio_is_that_of_its_residuals() -> None:
     rng = np.random.default_rng(3)
     below = rng.uniform(1, 9, size=400)
@@ -171,6 +200,48 @@ def test_one_sequence_has_no_error_and_so_no_redundant_pair(tmp_path: Path) -> N
     assert found["distances-pairs"]["distance"].tolist()[0] == 0
     assert found["distances-pairs"]["error"].isna().all()
     assert found["distances-redundant"].empty
+
+
+def test_many_heads_are_measured_on_some_queries_and_on_as_many_as_are_asked_for(
+    small_index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(behaviour, "MAX_MIXTURES", 1)
+    behaviour._measured.cache_clear()
+    few, more = analyse(small_index), analyse(small_index, max_queries=300)
+    assert few.parameters["n_queries"] == MIN_QUERIES
+    assert few.parameters["n_sequences"] >= 32
+    assert more.parameters["n_queries"] == 300
+    assert head_distances(small_index).shape == (72, 72)
+    assert measured_distances(small_index).n_queries == 1
+    behaviour._measured.cache_clear()
+
+
+def test_a_large_error_of_few_queries_is_said(small_index: Index) -> None:
+    few, many = (analyse(small_index, max_queries=n).tables for n in (8, 1_000))
+    pairs = few["distances-pairs"]
+    middle, off = pairs["distance"].median(), pairs["error"].median()
+    assert off > 0.25 * middle
+    said = f"Queries are few, so that the error is large: {off:.3f} nats in the median, of distances of {middle:.3f}"
+    for name in ("distances", "distances-pairs"):
+        assert said in few[name].attrs["note"]
+        assert "larger max_queries" in few[name].attrs["note"]
+        assert "Queries are few" not in many[name].attrs["note"]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_where_no_query_has_a_choice_nothing_is_near(tmp_path: Path, causal: bool) -> None:
+    """Sequences of one token."""
+    layers = [[equal, to_first], [equal, at_offset(-1)]]
+    index = planted(tmp_path, [1, 1, 1], layers, causal=causal)
+    for found in (analyse(index), analyse(index, n_clusters=2)):
+        table = found.tables["distances"]
+        assert len(table) == 4
+        assert table.iloc[:, 2:].isna().all(axis=None)
+        assert found.tables["distances-pairs"][["distance", "error"]].isna().all(axis=None)
+        assert len(found.tables["distances-tree"]) == len(found.tables["distances-redundant"]) == 0
+        assert "no query of the corpus may attend to two keys" in table.attrs["note"]
+        assert table.attrs["n_clusters"] == 0
+        assert table.attrs["silhouette"] is table.attrs["mds_correlation"] is None
 
 
 # ---------------------------------------------------------------------------------------------- redundant heads
@@ -293,6 +364,19 @@ def test_groups_are_found_and_numbered_from_the_largest() -> None:
     assert silhouette > 0.9
 
 
+def test_clusters_that_are_none_are_said_to_be_none(small_index: Index, tmp_path: Path) -> None:
+    """72 heads of MiniLM lie in no groups; heads of two kinds do."""
+    table = analyse(small_index).tables["distances"]
+    k, silhouette = table.attrs["n_clusters"], table.attrs["silhouette"]
+    assert silhouette < 0.25
+    assert f"No clear clusters: {k} clusters, mean silhouette {silhouette:.2f}" in table.attrs["note"]
+    layers = [[at_offset(-1, 8 + i), lambda n, i=i: to_first(n) + at_offset(0, i)(n)] for i in range(4)]
+    table = analyse(planted(tmp_path, [7, 9, 8, 12], layers)).tables["distances"]
+    assert table["cluster"].tolist() in ([0, 1] * 4, [1, 0] * 4)
+    assert f"nearest other head. 2 clusters, mean silhouette {table.attrs['silhouette']:.2f}" in table.attrs["note"]
+    assert table.attrs["silhouette"] > 0.25
+
+
 @pytest.mark.parametrize("distance", [groups([3, 4, 5]), np.ones((12, 12)) - np.eye(12), np.zeros((12, 12))])
 def test_as_many_clusters_are_made_as_are_asked_for(distance: NDArray[np.float64]) -> None:
     """Where merges are of one height too."""
@@ -374,11 +458,14 @@ def test_what_is_kept_joins_the_table_of_heads(decoder_index: Index, tmp_path: P
 
 
 def test_wrong_arguments_are_refused(decoder_index: Index) -> None:
-    with pytest.raises(QKSpaceError, match="max_tokens 0"):
+    with pytest.raises(QKSpaceError, match="max_queries 0"):
         analyse(decoder_index, max_queries=0)
+    with pytest.raises(QKSpaceError, match="n_clusters 0"):
+        analyse(decoder_index, n_clusters=0)
     with pytest.raises(QKSpaceError, match="n_clusters 9"):
         analyse(decoder_index, n_clusters=9)
-    with pytest.raises(QKSpaceError, match=r"got -0\.1"):
-        analyse(decoder_index, redundant_below=-0.1)
+    for wrong in (-0.1, 5, math.nan):
+        with pytest.raises(QKSpaceError, match=rf"from 0 to 0\.69 \(ln 2\); got {wrong}"):
+            analyse(decoder_index, redundant_below=wrong)
     with pytest.raises(QKSpaceError, match="ward, average, complete"):
         analyse(decoder_index, linkage="single")  # type: ignore[arg-type]

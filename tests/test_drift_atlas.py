@@ -30,7 +30,7 @@ from qkspace.schema import QKSpaceError
 
 ATTACK = "</script><img src=x onerror=alert(1)>"
 Options = dict[str, Any]
-OPTIONS: Options = {"methods": ["pca"], "dims": [2], "n_jobs": 1}
+OPTIONS: Options = {"methods": ["pca"], "dims": [2], "normalise": "none", "n_jobs": 1}
 
 
 def _tuned(checkpoint: Path, folder: Path, amount: float) -> Path:

@@ -691,7 +691,7 @@ def test_back_and_forward(explore: Explorer) -> None:
 
 def test_keys_open_views_search_and_help(explore: Explorer, small_index: Index) -> None:
     seen = explore("small", layer=2, head=3)
-    for key, page in (("2", "atlas"), ("3", "sentence"), ("4", "head"), ("1", None)):
+    for key, page in (("2", "atlas"), ("3", "heads"), ("4", "sentence"), ("5", "plots"), ("6", "head"), ("1", None)):
         seen.page.keyboard.press(key)
         seen.until_address(page=page)
     seen.page.keyboard.press("/")

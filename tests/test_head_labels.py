@@ -95,16 +95,17 @@ def test_as_many_nats_are_broad_over_short_texts_and_narrow_over_long_ones() -> 
 
 
 def test_the_most_specific_label_comes_first_and_all_are_named() -> None:
-    every = {name: [0.95] for names in COLUMNS.values() for name in names} | {
+    of_text = {label: names for label, names in COLUMNS.items() if label not in ("row", "column")}
+    every = {name: [0.95] for names in of_text.values() for name in names} | {
         "entropy": [3.0],
         "entropy_uniform": [3.0],
     }
     table = pd.DataFrame({"layer": [0], "head": [0], **every})
     one = labels(table).iloc[0]
     assert one["label"] == "induction"
-    assert one["all_labels"] == ", ".join(COLUMNS)
+    assert one["all_labels"] == ", ".join(of_text)
     order = []
-    for name, columns in COLUMNS.items():
+    for name, columns in of_text.items():
         order.append(labels(table)["label"].iloc[0])
         assert order[-1] == name
         table = table.drop(columns=list(columns) or ["entropy"])
@@ -121,6 +122,39 @@ def test_a_column_that_is_missing_takes_no_other_label_away() -> None:
     )
     images["to_cls"], images["to_self"] = [0, 0, 0.8, 0.1], [0, 0, 0, 0.6]
     assert labels(images)["label"].tolist() == ["row", "column", "first", "self"]
+
+
+def test_beside_a_patch_is_its_row_first_and_what_is_no_image_has_neighbours_only() -> None:
+    """The token before a patch is the one to its left: a head of rows attends to it too."""
+    table = pd.DataFrame({"layer": 0, "head": range(3), "attention_to_previous": [0.6, 0.6, 0.1]})
+    table["to_row"], table["to_column"], table["attention_to_next"] = [0.8, 0.3, 0.1], [0.0, 0.0, 0.7], [0.0, 0.0, 0.6]
+    found = labels(table)
+    assert found["label"].tolist() == ["row", "previous", "column"]
+    assert found["all_labels"].tolist() == ["row, previous", "previous", "column, next"]
+    for text in (table.drop(columns=["to_row", "to_column"]), table.assign(to_row=np.nan, to_column=np.nan)):
+        assert labels(text)["label"].tolist() == ["previous", "previous", "next"]
+
+
+def test_a_score_that_equal_attention_has_too_is_no_label() -> None:
+    """What a vocabulary of three letters gives: 0.42 of attention to the same letter where 0.377 is chance."""
+    table = pd.DataFrame({"layer": 0, "head": range(4), "duplicate_token": [0.427, 0.6, 0.58, 0.7]})
+    assert labels(table)["label"].tolist() == ["duplicate"] * 4
+    table["duplicate_token_uniform"] = [0.377, 0.39, 0.377, np.nan]
+    found = labels(table)
+    assert found["label"].tolist() == ["other", "duplicate", "duplicate", "duplicate"]
+    assert np.isnan(found["value"][0])
+    assert labels(table, Thresholds(gain=0.04))["label"].tolist() == ["duplicate"] * 4
+    assert labels(table, Thresholds(gain=0.205))["label"].tolist() == ["other", "duplicate", "other", "duplicate"]
+    table["positional"], table["positional_uniform"] = [0.9, 0.95, 0.95, 0.6], [0.75, 0.9, 0.5, 0.1]
+    assert labels(table)["all_labels"].tolist() == ["", "duplicate", "duplicate, positional", "duplicate"]
+
+
+def test_chance_on_random_tokens_takes_no_label_away_that_the_text_gives() -> None:
+    table = pd.DataFrame({"layer": 0, "head": range(2), "attention_to_previous": [0.6, 0.2]})
+    table["previous_token"], table["previous_token_uniform"] = [0.65, 0.65], [0.6, 0.6]
+    found = labels(table)
+    assert found["label"].tolist() == ["previous", "other"]
+    assert found["value"][0] == 0.6
 
 
 def test_scores_on_random_tokens_speak_where_text_does_not() -> None:
@@ -151,6 +185,8 @@ def test_a_head_without_numbers_is_unmeasured() -> None:
 def test_what_cannot_be_labelled_is_refused() -> None:
     with pytest.raises(QKSpaceError, match=r"the label broad is a share from 0 to 1; got 3\.8"):
         Thresholds(broad=3.8)
+    with pytest.raises(QKSpaceError, match=r"the gain over equal attention is a share from 0 to 1; got -0\.1"):
+        Thresholds(gain=-0.1)
     with pytest.raises(QKSpaceError, match="the table has layer, head"):
         labels(pd.DataFrame({"layer": [0], "head": [0]}))
 

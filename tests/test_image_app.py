@@ -59,7 +59,9 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
     plain = folder / "all" / "grey"
     plain.mkdir()
     Image.new("RGB", (224, 224), (90, 90, 90)).save(plain / "grey.png")
-    return build(str(DEIT), folder / "all", out=folder / "index", methods=["pca"], dims=[2], max_tokens=2000)
+    return build(
+        str(DEIT), folder / "all", out=folder / "index", methods=["pca"], dims=[2], normalise="none", max_tokens=2000
+    )
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +163,7 @@ def test_the_page_speaks_of_patches(page: Document) -> None:
     assert "patch" in said and "images" in said
     assert not re.search(r"\b(word|words|sentence|sentences|sequence)\b", said)
     assert not page.get_model_by_name("text").visible  # no image can be typed
-    assert page.get_model_by_name("pages").labels[2] == "Image"
+    assert page.get_model_by_name("pages").labels[3] == "Image"
 
 
 def test_the_address_says_what_is_chosen_and_no_modality(shown: Shown) -> None:

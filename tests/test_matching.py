@@ -35,7 +35,13 @@ def make(tmp_path_factory: pytest.TempPathFactory, sentences: list[str]) -> Make
         folder = tmp_path_factory.mktemp("matching")
         corpus = folder / "plain.txt"
         corpus.write_text("\n".join(lines or sentences[:30]) + "\n", encoding="utf-8")
-        options: dict[str, Any] = {"methods": ["pca"], "dims": [2], "storage": "float32", "n_jobs": 1}
+        options: dict[str, Any] = {
+            "methods": ["pca"],
+            "dims": [2],
+            "normalise": "none",
+            "storage": "float32",
+            "n_jobs": 1,
+        }
         return build(str(model), corpus, out=folder / "index", **options)
 
     return built
@@ -55,7 +61,9 @@ def gpt2(make: Make, make_checkpoint: MakeCheckpoint) -> Index:
 def across(small_index: Index, make_checkpoint: MakeCheckpoint, small_corpus: tuple[Path, Path], tmp_path_factory: Any):  # noqa: ANN201
     """MiniLM and a tiny BERT with a tokenizer of its own, over the same corpus, and their words."""
     out = tmp_path_factory.mktemp("across") / "index"
-    tiny = build(str(make_checkpoint("bert")), list(small_corpus), out=out, methods=["pca"], dims=[2], n_jobs=1)
+    tiny = build(
+        str(make_checkpoint("bert")), list(small_corpus), out=out, methods=["pca"], dims=[2], normalise="none", n_jobs=1
+    )
     return small_index, tiny, common_units(small_index, tiny)
 
 

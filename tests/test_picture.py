@@ -578,8 +578,8 @@ def test_the_command_line_writes_every_view_in_every_form(
     head = [] if view == "atlas" else ["--layer", "1", "--head", "2"]
     status = main(["export", str(small_index.root), "--view", view, *head, "--out", str(path)])
     assert status == 0, capsys.readouterr().err
-    begins = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF", ".html": b"<!DOCTYPE html>", ".csv": b"kind,row"}
-    begins[".parquet"] = b"PAR1"
+    begins = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF", ".html": b"<!DOCTYPE html>", ".parquet": b"PAR1"}
+    begins[".csv"] = b"position,text" if view == "received" else b"kind,row"
     assert path.read_bytes().lstrip().lower().startswith(begins[suffix].lower())
     assert f"{path.stat().st_size:,} bytes" in " ".join(capsys.readouterr().out.split())
     assert list(tmp_path.iterdir()) == [path]
@@ -624,5 +624,5 @@ def test_the_command_line_says_what_it_cannot_write(
         assert main(["export", str(small_index.root), *options]) == 1
         assert says in " ".join(capsys.readouterr().err.split())
     assert not list(tmp_path.iterdir())
-    with pytest.raises(QKSpaceError, match="choose among map, sentence, heatmap, atlas"):
+    with pytest.raises(QKSpaceError, match="choose among map, sentence, heatmap, matrix, received, bars, scatter, atlas"):
         export(small_index, "pie", tmp_path / "pie.svg")

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from bokeh.document import Document
 from bokeh.events import ButtonClick
+from bokeh.models import ColumnDataSource
 
+from qkspace.app import figures_matrix
 from qkspace.app.document import make_document
-from qkspace.app.select import shown_of
+from qkspace.app.language import say
+from qkspace.app.select import Scene, Shown, colouring, shown_of
 from qkspace.app.state import State
 from qkspace.app.views.plots import MOST, PlotsView
 from qkspace.index import Index
-from qkspace.matrix import matrix_of
+from qkspace.matrix import Matrix, matrix_of
 
 
 def opened(index: Index, **chosen: Any) -> tuple[Document, dict[str, Any]]:
@@ -23,6 +27,11 @@ def opened(index: Index, **chosen: Any) -> tuple[Document, dict[str, Any]]:
     make_document(document, index, page="plots", **chosen)
     names = ("matrix_heat", "matrix_received", "matrix_space")
     return document, {name: document.select_one({"name": name}) for name in names}
+
+
+def scene_of(shown: Shown, state: State) -> Scene:
+    """Return what a view shows of a state."""
+    return Scene(shown, state, colouring(shown, state))
 
 
 def glyph_data(plot: Any, name: str) -> dict[str, Any]:
@@ -47,7 +56,10 @@ def test_words_of_a_stranger_are_text(small_index: Index) -> None:
     texts = small_index.tokens["text"].iloc[small_index.rows(3)].tolist()
     plot = figures["matrix_heat"]
     assert plot.tags == [texts, texts]
-    assert list(plot.xaxis.major_label_overrides.values()) == texts
+    for axis in (plot.xaxis, plot.yaxis):
+        assert axis.formatter.args["words"] == texts and not axis.major_label_overrides, (
+            "what overrides is typeset as TeX"
+        )
     for each in figures.values():
         for tool in each.tools:
             assert not any(word in str(getattr(tool, "tooltips", "")) for word in texts if len(word) > 3)
@@ -59,11 +71,11 @@ def test_space_holds_the_weights(decoder_index: Index, plot: str) -> None:
     _, figures = opened(decoder_index, sequence=3, plot=plot, layer=1, theme="dark")
     found = figures["matrix_space"]
     callback = found.js_property_callbacks["change:tags"][0]
-    solid = callback.args["solid"].data
+    solid = callback.args["parts"]["solid"].data
     expected = matrix_of(decoder_index, 3, layer=1).attention
     np.testing.assert_allclose(solid["height"], expected[solid["query"], solid["key"]])
     assert (np.asarray(solid["key"]) <= np.asarray(solid["query"])).all()
-    assert callback.args["camera"].data["bars"] == [plot == "bars"]
+    assert callback.args["parts"]["camera"].data["bars"] == [plot == "bars"]
     assert all(
         len(colour) == 7 and colour.startswith("#") for name in ("top", "left", "right") for colour in solid[name]
     )
@@ -82,7 +94,67 @@ def test_long_sequence_is_cut_and_says_so(decoder_index: Index, monkeypatch: pyt
         glyph_data(figures["matrix_heat"], "cells")["image"][0][::-1][3, 3], expected[3, 3], atol=1e-6
     )
     words = document.select_one({"name": "plots_words"}).text
-    assert "4" in words and str(n) in words
+    assert say("en", "plots_cut", n=4, total=n) in words
+    document, _ = opened(decoder_index, sequence=sequence, layer=0)
+    assert say("en", "plots_cut_first", n=4, total=n) in document.select_one({"name": "plots_words"}).text
+    monkeypatch.setitem(MOST, "received", 4)
+    document, _ = opened(decoder_index, sequence=sequence, layer=0, plot="received")
+    assert say("en", "plots_cut_received") in document.select_one({"name": "plots_words"}).text
+
+
+def test_the_matrix_is_turned_for_good(small_index: Index) -> None:
+    """Where a drag ends is part of the page's state; what the page itself turns is told to nobody."""
+    changes: list[dict[str, Any]] = []
+    shown, state = shown_of(small_index), State(page="plots", plot="bars", sequence=3, yaw=12.0, pitch=50.0)
+    view = PlotsView(shown, state, lambda **what: changes.append(what))
+    camera = view.sources["camera"]
+    view.show(scene_of(shown, state))
+    changes.clear()  # of its buttons, which took on what is chosen
+    view.show(scene_of(shown, replace(state, yaw=-30.0)))
+    assert (camera.data["yaw"], camera.data["pitch"]) == ([-30.0], [50.0]) and not changes
+    solid = view.sources["solid"].data
+    camera.data = {**camera.data, "yaw": [70.0], "pitch": [25.0]}
+    assert changes == [{"yaw": 70.0, "pitch": 25.0}]
+    view.show(scene_of(shown, replace(state, yaw=70.0, pitch=25.0)))
+    assert len(changes) == 1 and view.sources["solid"].data is solid
+
+
+@pytest.mark.parametrize(
+    ("words", "angle"),
+    [
+        (["[CLS]", *"猫が魚を食べた。"], 0.0),
+        (["[CLS]", "東京", "に", "行き", "ました"], np.pi / 4),
+        (["the", "cat", "sat"], np.pi / 2),
+    ],
+)
+def test_how_columns_are_named(words: list[str], angle: float) -> None:
+    """Single characters stand upright, longer words of wide ones are slanted, Latin ones run up."""
+    plot = figures_matrix.heat_figure(
+        {"heat": ColumnDataSource({name: [] for name in ("image", "x", "y", "dw", "dh")})}, "en"
+    )
+    n = len(words)
+    every, place = np.ones((n, n), dtype=bool), np.arange(n)
+    made = Matrix(words, words, every / n, every, every[0], place, place + n, "m", "l", "s", (0, n), n)
+    figures_matrix.name_heat(plot, made)
+    assert plot.xaxis.major_label_orientation == pytest.approx(angle)
+    assert plot.yaxis.major_label_orientation == 0.0
+
+
+def test_long_tokens_are_shortened_where_they_are_named() -> None:
+    """A token takes one line of twenty letters at most; formulae are left as they are, for the axis does not read them."""
+    assert figures_matrix.shortened("a" * 40) == "a" * 19 + "\u2026"
+    assert figures_matrix.shortened("a\nb") == "a↵b"
+    assert figures_matrix.shortened("$$x^2$$") == "$$x^2$$"
+
+
+def test_a_head_is_not_to_be_chosen_of_the_mean(small_index: Index) -> None:
+    """The choice of a head rests while the mean of all is shown."""
+    for averaged in (True, False):
+        document, _ = opened(small_index, sequence=3, averaged=averaged)
+        assert document.select_one({"name": "head"}).disabled == averaged
+    document = Document()
+    make_document(document, small_index)
+    assert not document.select_one({"name": "head"}).disabled
 
 
 def test_choices_reach_the_page(small_index: Index) -> None:

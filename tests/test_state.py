@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from dataclasses import fields
 from functools import lru_cache
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import parse_qs, urlencode
 
 import numpy as np
 import pytest
 
 from qkspace.app.atlas import atlas_table, order_labels
+from qkspace.app.heads_data import aspects, colour_choices
 from qkspace.app.select import Shown
-from qkspace.app.state import MAX_CORNERS, MAX_LINKS, MAX_TEXT, READERS, State, from_address, to_address
+from qkspace.app.state import (
+    MAX_CORNERS,
+    MAX_LINKS,
+    MAX_TEXT,
+    READERS,
+    Figure,
+    Page,
+    Plot,
+    State,
+    from_address,
+    to_address,
+)
 from qkspace.index import Index
 from qkspace.schema import QKSpaceError
 
@@ -69,8 +81,9 @@ def any_state(shown: Shown, seed: int) -> State:
     corners = tuple((number(-size, size, 5), number(-size, size, 5)) for _ in range(int(rng.integers(MAX_CORNERS + 1))))
     orders = orders_of(shown, method)
     order = one("", "-" + one(*orders), one(*orders))
+    figure = one(*get_args(Figure))
     return State(
-        page=one("map", "atlas", "sentence", "head"),
+        page=one(*get_args(Page)),
         layer=layer,
         head=int(rng.integers(index.layers[layer].n_heads)),
         method=method,
@@ -93,6 +106,12 @@ def any_state(shown: Shown, seed: int) -> State:
         search=one(*TEXTS).strip(),
         order=order,
         least=one(None, number(-size, size)) if order else None,  # from which value on, of what it is sorted by
+        figure=figure,
+        by=one(*colour_choices(shown)),
+        aspect=one(*(aspects(shown, figure) or [""])),
+        weighted=one(True, False),
+        plot=one(*get_args(Plot)),
+        averaged=one(True, False),
         text=one(*TEXTS),
         pair=one(*TEXTS),
         theme=one("light", "dark"),

@@ -335,7 +335,7 @@ def test_an_encoder_over_trees(small_index: Index) -> None:
 def test_a_trained_decoder(tmp_path: Path, stories: Path, sentences: list[str]) -> None:
     text = tmp_path / "plain.txt"
     text.write_text("\n".join(sentences[:6]) + "\n", encoding="utf-8")
-    options: dict[str, Any] = {"methods": ["pca"], "dims": [2], "storage": "float32", "n_jobs": 1}
+    options: dict[str, Any] = {"methods": ["pca"], "dims": [2], "normalise": "none", "storage": "float32", "n_jobs": 1}
     index = build(str(stories), text, out=tmp_path / "index", **options)
     compare(index, [(0, 0), (2, 5), (4, 7)], 1e-4)
     table = index.head_table()
@@ -346,7 +346,7 @@ def test_a_trained_decoder(tmp_path: Path, stories: Path, sentences: list[str]) 
 def test_a_window_beside_grouped_keys(tmp_path: Path, make_checkpoint: MakeCheckpoint, sentences: list[str]) -> None:
     text = tmp_path / "plain.txt"
     text.write_text("\n".join(sentences[:8]) + "\n", encoding="utf-8")
-    options: dict[str, Any] = {"methods": ["pca"], "dims": [2], "storage": "float32", "n_jobs": 1}
+    options: dict[str, Any] = {"methods": ["pca"], "dims": [2], "normalise": "none", "storage": "float32", "n_jobs": 1}
     index = build(str(make_checkpoint("mistral")), text, out=tmp_path / "index", **options)
     compare(index, [(0, 0), (1, 3)], 1e-4)
     profile = surface.read(index, "profile")
@@ -361,7 +361,7 @@ def test_patches_of_pictures_have_rows_and_columns_as_classes(tmp_path: Path, de
     for i in range(2):
         pixels = np.random.default_rng(i).integers(0, 256, size=(60, 80, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{i}.png")
-    options: dict[str, Any] = {"methods": ["pca"], "dims": [2], "storage": "float32", "n_jobs": 1}
+    options: dict[str, Any] = {"methods": ["pca"], "dims": [2], "normalise": "none", "storage": "float32", "n_jobs": 1}
     index = build(str(deit), folder.parent, out=tmp_path / "index", **options)
     table = compare(index, [(0, 1), (11, 2)], 1e-4)
     assert {"kind", "row", "column"} <= set(table.index.get_level_values("column"))
@@ -404,7 +404,7 @@ def test_attention_across_has_classes_of_the_source_and_no_neighbours(made: Any)
 # ---------------------------------------------------------------------------------------------- files
 
 
-OPTIONS: dict[str, Any] = {"methods": ["pca"], "dims": [2], "n_jobs": 1, "storage": "float32"}
+OPTIONS: dict[str, Any] = {"methods": ["pca"], "dims": [2], "normalise": "none", "n_jobs": 1, "storage": "float32"}
 TABLES = ("heads", "surface", "profile")
 
 

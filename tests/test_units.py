@@ -26,7 +26,15 @@ def tiny_index(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: MakeCh
 
 def make(folder: Path, model: Path, corpus: list[Path], **options: object) -> Index:
     return build(
-        str(model), corpus, out=folder / "index", methods=["pca"], dims=[2], storage="float32", n_jobs=1, **options
+        str(model),
+        corpus,
+        out=folder / "index",
+        methods=["pca"],
+        dims=[2],
+        normalise="none",
+        storage="float32",
+        n_jobs=1,
+        **options,
     )
 
 

@@ -365,6 +365,7 @@ class Controls:
         self.n_links.value, self.threshold.value = state.n_links, state.threshold
         self.hide.active = [i for i, name in enumerate(self.hidable) if not getattr(state, name)]
         self.of_map.visible = state.page not in ("heads", "plots")  # whose figures are of no map
+        self.head.disabled = state.page == "plots" and state.averaged  # over all heads
         self.links.visible = state.page == "map"
         self.of_points.visible = state.page in ("map", "atlas")
         self.whole.active = [0] if state.whole else []

@@ -9,11 +9,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
+from unicodedata import east_asian_width
 
 import numpy as np
 from bokeh.core.properties import value
 from bokeh.events import Pan, PanEnd, PanStart
-from bokeh.models import ColumnDataSource, CustomJS, CustomJSHover, FixedTicker, HoverTool, LinearColorMapper
+from bokeh.models import (
+    ColorBar,
+    ColumnDataSource,
+    CustomJS,
+    CustomJSHover,
+    CustomJSTicker,
+    CustomJSTickFormatter,
+    FixedTicker,
+    HoverTool,
+    LinearColorMapper,
+    NumeralTickFormatter,
+)
 from bokeh.palettes import interp_palette
 from bokeh.plotting import figure
 
@@ -26,8 +38,25 @@ from qkspace.app.style import FONT, THEMES
 from qkspace.matrix import Matrix, received
 from qkspace.schema import FloatArray
 
-MOST_NAMED = 70  # tokens that are named along an axis; of more, every second, third ...
 MOST_UPRIGHT = 32  # columns that leave room for upright words
+MOST_LETTERS = 20  # of a token that is named along an edge
+SLANTED = np.pi / 4
+SIGNS = str.maketrans({"\n": "↵", "\r": "↵", "\t": "→"})  # for what would break a line
+# Which tokens are named: those in view, or every second, third ... of them, so that each has `room` pixels.
+TICKS_JS = """
+const drawn = plot.properties[across ? "inner_width" : "inner_height"], side = drawn.is_unset ? 600 : drawn.get_value()
+const {start, end} = cb_data
+const [low, high] = [Math.min(start, end), Math.max(start, end)]
+const every = Math.max(1, Math.ceil(room * (high - low) / Math.max(side, 1))), ticks = []
+for (let i = 0; i < words.length; i += every) {
+  const place = first + step * i
+  if (place >= low && place <= high) ticks.push(place)
+}
+return ticks
+"""
+NAMES_JS = (
+    "return words[Math.round((tick - first) * step)] ?? ''"  # as text: an axis would typeset formulae in its labels
+)
 LEAST_BAR = 0.005  # attention below which there is no bar
 RAMP = {
     "light": ("#FFFFFF", "#CFC7E8", "#8F80C0", "#5B4B8A", "#2B1F57"),
@@ -77,6 +106,8 @@ def heat_figure(sources: dict[str, ColumnDataSource], language: Language) -> fig
     plot.add_tools(HoverTool(renderers=[cells], tooltips=TOOLTIP % said, formatters=words, point_policy="follow_mouse"))
     plot.xaxis.axis_label, plot.yaxis.axis_label = say(language, "key"), say(language, "query")
     plot.grid.visible = False
+    shares = {"ticker": FixedTicker(ticks=[0, 0.25, 0.5, 0.75, 1]), "formatter": NumeralTickFormatter(format="0 %")}
+    plot.add_layout(ColorBar(color_mapper=mapper, width=10, padding=6, name="heat_bar", **shares), "right")
     return plot
 
 
@@ -91,24 +122,39 @@ def name_heat(plot: figure, matrix: Matrix) -> None:
     """Write the tokens along the axes, and frame the whole matrix."""
     m, n = matrix.attention.shape
     plot.tags = [list(matrix.asking), list(matrix.answering)]
-    _name(plot.xaxis, matrix.answering, 0.5, 1)
-    _name(plot.yaxis, matrix.asking, -0.5, -1)
+    _name(plot, matrix.answering, 0.5, across=True)
+    _name(plot, matrix.asking, -0.5, across=False)
     plot.x_range.update(start=0, end=n, reset_start=0, reset_end=n)
     plot.y_range.update(start=-m, end=0, reset_start=-m, reset_end=0)
-    plot.xaxis.major_label_orientation = _orientation(matrix.answering)
 
 
-def _name(axis: Any, words: Sequence[str], first: float, step: int) -> None:
-    every = -(-len(words) // MOST_NAMED)
-    places = [first + step * i for i in range(0, len(words), every)]
-    axis.ticker = FixedTicker(ticks=places)
-    axis.major_label_overrides = dict(zip(places, words[::every], strict=True))
+def _name(plot: figure, words: Sequence[str], first: float, *, across: bool) -> None:
+    """Name the tokens along an axis, the first at a place, and those to the right or below it."""
+    axis = plot.xaxis if across else plot.yaxis
+    angle = _orientation(words) if across else 0.0
+    room = 18 if angle == SLANTED else 14
+    named = {"words": [shortened(word) for word in words], "first": first, "step": 1 if across else -1}
+    axis.ticker = CustomJSTicker(major_code=TICKS_JS, args={**named, "plot": plot, "across": across, "room": room})
+    axis.formatter = CustomJSTickFormatter(code=NAMES_JS, args=named)
+    axis.major_label_orientation = angle
+
+
+def shortened(word: str) -> str:
+    """Return a token as it is named where there is little room, on one line."""
+    word = word.translate(SIGNS)
+    return word if len(word) <= MOST_LETTERS else f"{word[: MOST_LETTERS - 1]}\u2026"
 
 
 def _orientation(words: Sequence[str]) -> float:
-    """Return how the words below or above columns run: upright where nearly all are one character, as of Japanese."""
+    """Return how the words of columns run: as they are read where nearly all are one character, as of Japanese.
+
+    Longer words of wide characters would lie on their sides: they are slanted.
+    """
     n_short = sum(len(word) == 1 for word in words)
-    return 0.0 if len(words) <= MOST_UPRIGHT and n_short >= 0.8 * len(words) else np.pi / 2
+    if len(words) <= MOST_UPRIGHT and n_short >= 0.8 * len(words):
+        return 0.0
+    is_wide = any(east_asian_width(character) in "WF" for word in words for character in word)
+    return SLANTED if is_wide else np.pi / 2
 
 
 # ---------------------------------------------------------------------------------------------- attention received
@@ -147,15 +193,14 @@ def received_figure(sources: dict[str, ColumnDataSource], language: Language) ->
 
 def name_received(plot: figure, matrix: Matrix) -> None:
     """Write the tokens below the line."""
-    _name(plot.xaxis, matrix.answering, 0, 1)
+    _name(plot, matrix.answering, 0, across=True)
     n = len(matrix.answering)
     plot.x_range.update(start=-0.6, end=n - 0.4, reset_start=-0.6, reset_end=n - 0.4)
-    plot.xaxis.major_label_orientation = _orientation(matrix.answering)
 
 
 def received_data(matrix: Matrix) -> dict[str, Any]:
     """Return what each token receives."""
-    table = received(matrix)
+    table = received(matrix).assign(position=np.arange(len(matrix.answering)))  # as it is drawn
     return {name: table[name].to_numpy() for name in SOURCES["received"]}
 
 
@@ -205,13 +250,13 @@ def space_figure(sources: dict[str, ColumnDataSource], language: Language) -> fi
     said = say(language, "plots_heat_tip", query="@asks", key="@answers", share="@share")
     plot.add_tools(HoverTool(renderers=[tips], tooltips=TOOLTIP % said, point_policy="snap_to_data"))
     plot.axis.visible = plot.grid.visible = False
-    named = {"plot": plot, "camera": sources["camera"], "solid": sources["solid"]}
-    draw = CustomJS(code=script("space"), args={**named, **{name: sources[name] for name in OF_SPACE}})
+    parts = {"plot": plot} | {name: sources[name] for name in ("camera", "solid", *OF_SPACE)}
+    draw = CustomJS(code=f"{script('space')}\ndraw_space(parts)", args={"parts": parts})
     for source in ("camera", "solid"):
         sources[source].js_on_change("data", draw)
     for name in ("inner_width", "inner_height", "tags"):
         plot.js_on_change(name, draw)
-    turn = CustomJS(code=script("space_turn"), args={"plot": plot, "camera": sources["camera"]})
+    turn = CustomJS(code=f"{script('space')}\n{script('space_turn')}", args={"parts": parts})
     for event in (PanStart, Pan, PanEnd):
         plot.js_on_event(event, turn)
     return plot
@@ -220,7 +265,8 @@ def space_figure(sources: dict[str, ColumnDataSource], language: Language) -> fi
 def name_space(plot: figure, matrix: Matrix, theme: Theme) -> None:
     """Give the picture in space the tokens of its edges and their colours."""
     colours = {"query": QUERY_COLOUR[theme], "key": KEY_COLOUR[theme], "scale": THEMES[theme]["muted"]}
-    plot.tags = [list(matrix.asking), list(matrix.answering), colours]
+    short = ([shortened(word) for word in words] for words in (matrix.asking, matrix.answering))
+    plot.tags = [list(matrix.asking), list(matrix.answering), colours, *short]
 
 
 def solid_data(matrix: Matrix, theme: Theme) -> dict[str, Any]:
@@ -250,6 +296,9 @@ def paint_matrix(plot: figure, theme: Theme) -> None:
         mapper = renderer(plot, "cells").glyph.color_mapper
         mapper.palette, mapper.nan_color = list(palette(theme)), colours["line"]
         plot.xaxis.major_label_text_color, plot.yaxis.major_label_text_color = KEY_COLOUR[theme], QUERY_COLOUR[theme]
+        bar = next(each for each in plot.right if isinstance(each, ColorBar))
+        bar.background_fill_color, bar.major_label_text_color = None, colours["muted"]
+        bar.major_label_text_font, bar.major_label_text_font_size = FONT, "11px"
     elif plot.name == "matrix_received":
         renderer(plot, "uniform").glyph.line_color = colours["muted"]
         renderer(plot, "total").glyph.line_color = KEY_COLOUR[theme]

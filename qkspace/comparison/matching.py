@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qkspace.behaviour import BLOCK_PAIRS, add_mixtures, attention_of_all, divergence, draw_queries
+from qkspace.behaviour import BLOCK_PAIRS, add_mixtures, attention_of_all, divergence, draw_weighted
 from qkspace.comparison.units import CommonSequence, Units
 from qkspace.index import Index
 from qkspace.pooling import pool_keys, pool_queries
@@ -65,8 +65,8 @@ def match_heads(base: Index, tuned: Index, units: Units, *, max_queries: int = 2
         base: an index.
         tuned: another of the same corpus.
         units: `common_units(base, tuned)`.
-        max_queries: units to use as queries, drawn at random; fewer for many heads or long sequences, so that the work is
-            bounded.
+        max_queries: units to use as queries, drawn at random, each with the same chance; fewer for many heads or long
+            sequences, so that the work is bounded.
         seed: of the draw.
 
     Raises:
@@ -94,24 +94,26 @@ def _distances(base: Index, tuned: Index, units: Units, max_queries: int, seed: 
     """Return how differently heads attend, (head of the base, head of the tuned model), and over how many queries."""
     n_base, n_tuned = len(_heads(base)), len(_heads(tuned))
     n_heads = n_base + n_tuned
-    sums, n_queries = np.zeros((n_heads, n_heads)), 0
+    sums, n_queries, total = np.zeros((n_heads, n_heads)), 0, 0.0
     least = 2 if units.kind == "token" else 1  # a single word may still attend to what is outside
-    drawn = draw_queries(np.diff(units.starts), max_queries, n_base * n_tuned + n_heads, seed=seed, least=least)
-    for place, at in drawn:
-        one = units.sequence(place)
+    drawn = draw_weighted(np.diff(units.starts), max_queries, n_base * n_tuned + n_heads, seed=seed, least=least)
+    for place, at, weight in drawn:
+        one, each, of_sequence = units.sequence(place), weight / len(at), np.zeros_like(sums)
         for part in _parts(one, at, n_base, n_tuned):
             of_base = _pooled(base, one.base_rows, one.base_unit, part, one.n_units)
             of_tuned = _pooled(tuned, one.tuned_rows, one.tuned_unit, part, one.n_units)
             weights = np.concatenate([of_base, of_tuned])  # (head of either, query, key)
             used = (weights > 0).any(axis=0)  # (query, key); where all are 0 they add nothing
-            add_mixtures(sums, weights[:, used], n_base)
-            n_queries += int((used.sum(axis=1) > 1).sum())
+            add_mixtures(of_sequence, weights[:, used], n_base)
+            n_asking = int((used.sum(axis=1) > 1).sum())
+            n_queries, total = n_queries + n_asking, total + each * n_asking
+        sums += each * of_sequence
     if not n_queries:
         raise QKSpaceError(
             f"{base.root} and {tuned.root}: heads cannot be matched by behaviour, because in no common sequence a query has a "
             "choice of keys. Use a corpus of longer sequences."
         )
-    return divergence(sums, n_queries)[:n_base, n_base:], n_queries
+    return divergence(sums, total)[:n_base, n_base:], n_queries
 
 
 def _parts(one: CommonSequence, at: IntArray, n_base: int, n_tuned: int) -> list[IntArray]:

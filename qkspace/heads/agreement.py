@@ -66,7 +66,7 @@ def traits(words: Sequence[str], head: str, *, xpos: str | None = None, feats: s
     number, gender, person = PRONOUNS.get(head, (None, None, "3"))
     if head not in PRONOUNS:
         number = _PLUR if xpos in ("NNS", "NNPS") else _SING if xpos in ("NN", "NNP") else None
-        stated = {"masc" if word in _MASCULINE else "fem" for word in words if word in _MASCULINE | _FEMININE}
+        stated = {_MASC if word in _MASCULINE else _FEM for word in words if word in _MASCULINE | _FEMININE}
         gender = stated.pop() if len(stated) == 1 else None
     number, gender, person = (
         given.get(name, known or "").lower() or None

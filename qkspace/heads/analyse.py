@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -26,51 +25,46 @@ from qkspace.schema import QKSpaceError
 class Analysis:
     """One analysis: what it tells, which options its `analyse` takes, and whether it is run where none is named.
 
-    can: why an index cannot be analysed so; "" where it can.
+    can: why an index cannot be analysed so with some options; "" where it can, as far as is quickly told.
     """
 
     tells: str
     options: tuple[str, ...]
-    can: Callable[[Index], str]
+    can: Callable[..., str]
     is_default: bool = True
 
 
-def _always(_index: Index) -> str:
+def _always(_index: Index, **_options: Any) -> str:
     return ""
 
 
-def _of_text(index: Index) -> str:
-    modality = index.manifest.get("modality", "text")
-    return "" if modality == "text" else f"there are no words in it: it is of {modality}"
+def _has_trees(index: Index, **_options: Any) -> str:
+    from qkspace.heads.relations import can_be_analysed
+
+    return can_be_analysed(index)
 
 
-def _has_columns(index: Index, *, every: Sequence[str] = (), some: Sequence[str] = ()) -> str:
-    if trouble := _of_text(index):
-        return trouble
-    missing = [name for name in every if name not in index.tokens]
-    if missing or (some and not any(name in index.tokens for name in some)):
-        return f"its corpus has no column {', '.join(missing) or ' or '.join(some)}"
-    return ""
+def _has_chains(index: Index, column: str | None = None, **_options: Any) -> str:
+    from qkspace.heads.coreference import can_be_analysed
+
+    return can_be_analysed(index, column)
 
 
 SPLIT = ("choose", "report", "seed")
 MODEL = ("model", "trust_remote_code")
-_HAS_TREES = partial(_has_columns, every=("head", "deprel"))
 ANALYSES: dict[str, Analysis] = {
     "behaviours": Analysis(
         "previous-token, duplicate-token, induction and positional heads", (*MODEL, "seed"), _always
     ),
-    "distances": Analysis("which heads attend alike: distances, clusters, redundant pairs", ("seed",), _always),
-    "relations": Analysis("which dependency relations a head points along, without training", SPLIT, _HAS_TREES),
-    "coreference": Analysis(
-        "which heads find the antecedent of a mention",
-        (*SPLIT, "column"),
-        partial(_has_columns, some=("entity", "coref", "chain", "mention")),
+    "distances": Analysis(
+        "which heads attend alike: distances, clusters, redundant pairs", ("seed", "max_queries"), _always
     ),
+    "relations": Analysis("which dependency relations a head points along, without training", SPLIT, _has_trees),
+    "coreference": Analysis("which heads find the antecedent of a mention", (*SPLIT, "column"), _has_chains),
     "probes": Analysis(
         "how much of a dependency tree all heads together know: trained probes, and their baselines",
         (*SPLIT, *MODEL, "vectors"),
-        _HAS_TREES,
+        _has_trees,
         is_default=False,
     ),
     "ablation": Analysis(
@@ -107,7 +101,7 @@ def run(
     """
     _refuse_names(only)
     _refuse_options(only or [name for name, analysis in ANALYSES.items() if analysis.is_default], options)
-    chosen = _chosen(index, only, console)
+    chosen = _chosen(index, only, options, console)
     for name in chosen:
         asked = {key: value for key, value in options.items() if key in ANALYSES[name].options}
         if not overwrite and _is_kept(index, name, asked):
@@ -137,17 +131,17 @@ def analyse(index: Index, name: str, *, console: Console = SILENT, **options: An
     return found
 
 
-def _chosen(index: Index, only: Sequence[str], console: Console) -> list[str]:
+def _chosen(index: Index, only: Sequence[str], options: dict[str, Any], console: Console) -> list[str]:
     """Return the analyses to run, refusing or leaving out what the index does not allow."""
     chosen = []
     for name, analysis in ANALYSES.items():
         if name not in only and (only or not analysis.is_default):
             continue
-        trouble = analysis.can(index)
+        trouble = analysis.can(index, **options)
         if trouble and only:
-            raise QKSpaceError(f"{index.root} cannot be analysed for {name}: {trouble}.")
+            raise QKSpaceError(f"{index.root} cannot be analysed for {name}: {trouble.removesuffix('.')}.")
         if trouble:
-            console.say(f"{name}: left out, {trouble}.")
+            console.say(f"{name}: left out, {trouble.removesuffix('.')}.")
         else:
             chosen.append(name)
     return chosen

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qkspace.console import SILENT, Console
+from qkspace.heads.blocks import vectors_of
 from qkspace.heads.pointing import DIRECTIONS, pointers
 from qkspace.heads.trees import Tree, main_relation, tree_of
 from qkspace.heads.words import Rows, Words, words_of
@@ -128,10 +129,10 @@ def groups_of(sentences: Sentences, *, subtypes: bool = True) -> Groups:
 
 def _correct_of(index: Index, layer: int, sentences: Sentences, rows: Rows) -> BoolArray:
     """Return what each head of a layer is right about: (direction, head, word)."""
-    start = sentences.start
+    start, vectors = sentences.start, vectors_of(index, layer)
     found = np.empty((len(DIRECTIONS), index.layers[layer].n_heads, int(start[-1])), dtype=bool)
     for i, (words, tree) in enumerate(zip(sentences.words, sentences.tree, strict=True)):
-        right = correct(pointers(index, layer, words, rows=rows), tree)
+        right = correct(pointers(index, layer, words, rows=rows, vectors=vectors), tree)
         found[:, :, start[i] : start[i + 1]] = right[:, :, tree.has_head]
     return found
 

@@ -13,31 +13,27 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from qkspace.behaviour import RatioSums
 from qkspace.console import SILENT, Console
 from qkspace.heads import repeated as random_tokens
 from qkspace.heads.found import Found
 from qkspace.heads.places import OF_IMAGES, of_index
 from qkspace.heads.repeated import KINDS
 from qkspace.index import Index
-from qkspace.schema import QKSpaceError
+from qkspace.schema import FloatArray, IntArray, QKSpaceError
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from qkspace.model import Device
 
-Float64Array = NDArray[np.float64]
 OF_TEXT = {  # statistics of the index, over the whole corpus, by what they are called here
     "previous_token_text": "attention_to_previous",
     "next_token_text": "attention_to_next",
     "self_text": "attention_to_self",
     "sink": "attention_to_first",
 }
-LEAST = 0.4  # of a score that gives a head its label,
-LEAST_POSITIONAL = 0.8  # of one that is positional,
-LEAST_GAIN = 0.2  # and of either over what equal attention scores
 
 
 def analyse(
@@ -67,8 +63,9 @@ def analyse(
         console: where progress is shown.
 
     Returns:
-        One table, "behaviours", a row a head; docs/heads.md says what each column is. Scores are shares of attention, 0 to
-        1, nan where one means nothing; `NAME_uniform` is what equal attention scores, `NAME_error` half of the 95 % interval.
+        One table, "behaviours", a row a head; docs/heads_behaviours.md says what each column is. Scores are shares of
+        attention, 0 to 1, nan where one means nothing; `NAME_uniform` is what equal attention scores, `NAME_error` half of
+        the 95 % interval.
 
     Raises:
         QKSpaceError: `repeated` is True and cannot be, or an option is out of range.
@@ -91,10 +88,9 @@ def analyse(
         table = table.join(values.rename(name), on=["layer", "head"])
     read, n_queries = of_index(index, seed, console)
     table = table.join(read)
-    table["label"] = _labels(table)
     table.attrs["note"] = _note(said, n_queries)
-    named = (*KINDS, "positional", *OF_IMAGES)
-    columns = tuple(name for name in named if name in table and table[name].notna().any())
+    measured = [name for name in (*KINDS, "positional", *OF_IMAGES) if name in table and table[name].notna().any()]
+    columns = tuple(f"{name}{end}" for name in measured for end in ("", "_uniform"))
     parameters = {"n_sequences": n_sequences, "length": length, "seed": seed, "repeated": repeated, "measured": said}
     return Found({"behaviours": table}, columns, parameters)
 
@@ -105,17 +101,6 @@ def _note(said: str, n_queries: int) -> str:
         f"share of attention that place alone foretells, over {n_queries:,} queries of the corpus, 1 for a head that looks at "
         "no token."
     )
-
-
-def _labels(table: pd.DataFrame) -> list[str]:
-    """Name of each head the behaviour that it shows most of, if that is much and clearly more than by chance; "" for none."""
-    names = [name for name in (*KINDS, *OF_IMAGES) if name in table]
-    value, equal = (table[[f"{name}{s}" for name in names]].to_numpy(dtype=np.float64) for s in ("", "_uniform"))
-    clear = np.where((value >= LEAST) & (value - equal >= LEAST_GAIN), value, 0)  # nan is not
-    labels = np.where(clear.any(axis=1), np.array(names)[clear.argmax(axis=1)], "")
-    gain = table["positional"] - table["positional_uniform"]
-    is_positional = ((table["positional"] >= LEAST_POSITIONAL) & (gain >= LEAST_GAIN)).to_numpy()
-    return [str(label) for label in np.where((labels == "") & is_positional, "positional", labels)]
 
 
 # ---------------------------------------------------------------------------------------------- random tokens
@@ -172,8 +157,8 @@ def _on_random_tokens(index: Index, asked: _Asked, console: Console) -> tuple[pd
 
 
 def _first_line(index: Index) -> str:
-    """Return a text that the tokenizer can read, as the corpus has it."""
-    lines = str(index.sequences["text"].iloc[0]).splitlines()
+    """Return a text that the tokenizer can read, as the corpus has it: its first line that is not blank."""
+    lines = (line for text in index.sequences["text"] for line in str(text).splitlines())
     return next((line for line in lines if line.strip()), "")[:1000]
 
 
@@ -193,20 +178,36 @@ def _run_of(index: Index) -> random_tokens.Run:
     )
 
 
-def _summed_up(layers: list[random_tokens.Scores]) -> dict[str, Float64Array]:
-    """Return mean, uniform and error of each kind over sequences, heads of all layers one after another."""
-    columns: dict[str, list[Float64Array]] = {}
+def _summed_up(layers: list[random_tokens.Scores]) -> dict[str, FloatArray]:
+    """Return mean, uniform and error of each kind over the queries of all sequences, heads of all layers one after another."""
+    columns: dict[str, list[FloatArray]] = {}
     for layer in layers:
-        n, n_heads = layer.value.shape[:2]
-        error = 1.96 * layer.value.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.full(layer.value.shape[1:], np.nan)
         for kind, name in enumerate(KINDS):
-            columns.setdefault(name, []).append(layer.value[:, :, kind].mean(axis=0))
-            columns.setdefault(f"{name}_uniform", []).append(np.full(n_heads, layer.uniform[:, kind].mean()))
-            columns.setdefault(f"{name}_error", []).append(error[:, kind])
+            of_kind = layer.count[:, kind], layer.value[:, :, kind], layer.uniform[:, kind, None]
+            value, equal, error = _pooled(*of_kind)
+            columns.setdefault(name, []).append(value)
+            columns.setdefault(f"{name}_uniform", []).append(np.broadcast_to(equal, value.shape))
+            columns.setdefault(f"{name}_error", []).append(error)
     return {name: np.concatenate(values) for name, values in columns.items()}
 
 
-def _frame(columns: dict[str, Float64Array]) -> pd.DataFrame:
+def _pooled(count: IntArray, value: FloatArray, equal: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the means of values (sequence, head) and of equal attention (sequence, 1) over queries, and the values' error.
+
+    count: (sequence), queries that each is a mean of; where it is 0, they are nan and left out.
+    """
+    values, equals = RatioSums(value.shape[1:]), RatioSums((1,))
+    for n, one, other in zip(count, value, equal, strict=True):
+        if n:
+            values.add(n * one, float(n))
+            equals.add(n * other, float(n))
+    if not values.n:
+        return np.full(value.shape[1], np.nan), np.full(1, np.nan), np.full(value.shape[1], np.nan)
+    mean, error = values.ratio()
+    return mean, equals.ratio()[0], error
+
+
+def _frame(columns: dict[str, FloatArray]) -> pd.DataFrame:
     import pandas as pd
 
     return pd.DataFrame(columns)

@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from qkspace import bootstrap
+from qkspace.bootstrap import draw
 from qkspace.console import SILENT, Console
-from qkspace.heads.antecedents import DIRECTIONS, Candidates, Items, antecedents, choices, is_gap
+from qkspace.heads.antecedents import WAYS, Candidates, Items, antecedents, choices, is_gap
+from qkspace.heads.asked import refuse_choice, refuse_unfit, unfit
 from qkspace.heads.found import Found
-from qkspace.heads.mentions import KINDS, Marks, marks_of
+from qkspace.heads.mentions import KINDS, Marks, column_of, marks_of
 from qkspace.heads.picks import NAME_RULES, RULES, Rule, chance, head_scores
 from qkspace.heads.splits import split
+from qkspace.heads.tabulate import accuracy, heads_of
 from qkspace.heads.words import Rows
 from qkspace.index import Index
 from qkspace.schema import BoolArray, FloatArray, IntArray, QKSpaceError
@@ -32,6 +34,10 @@ if TYPE_CHECKING:
 
 ALL = "all"
 GENDERS = ("feminine", "masculine")
+_OF_HEADS = (
+    "Each head in the direction that is better over the mentions to choose by; accuracy and n are of the mentions to report "
+    "on. "
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +79,7 @@ def analyse(
 
     Args:
         index: an index of text.
-        column: the column of chains; None takes the first of entity, coref, chain, mention that has values.
+        column: the column of chains; None takes the first of entity, coref, chain, mention whose values can be chains.
         candidates: all earlier "mentions", all earlier "nominals" (nouns, names and pronouns by upos, and heads of
             mentions), or all earlier "words". None takes mentions, but where most of them have no wrong one among these (a
             corpus that marks few things), nominals, or words where there is no upos.
@@ -84,19 +90,22 @@ def analyse(
         console: where progress is shown.
 
     Returns:
-        Tables coreference (a row a head), coreference-all (also by direction, kind and side), coreference-best,
+        Tables coreference (a row a head: how right it is on the side to report on, in the direction that is better on the side
+        to choose by), coreference-all (also by direction, kind and side), coreference-best,
         coreference-baselines; of GAP also coreference-gap, -gap-best and -gap-baselines, by the gender of the pronoun.
 
     Raises:
-        QKSpaceError: there are no chains, no mention has an antecedent, or an option is none of its choices.
+        QKSpaceError: there are no chains, or attention goes from one text to another; no mention has an antecedent; an option
+            is none of its choices.
     """
-    _refuse_choice("candidates", candidates, (None, *get_args(Candidates)))
-    _refuse_choice("rows", rows, get_args(Rows))
+    refuse_choice("candidates", candidates, (None, *get_args(Candidates)))
+    refuse_choice("rows", rows, get_args(Rows))
+    refuse_unfit(index)
     marks = marks_of(index, column)
     candidates = candidates or _default(index, marks, seed, console)
     found, ruled = _found(index, marks, candidates, seed)
     measured = _measure(index, found, choose, report, seed, rows, console, ruled=ruled)
-    tables = _tables(index, measured, seed, _note(marks, found, candidates))
+    tables = _tables(index, measured, seed, _note(marks, measured, candidates))
     if is_gap(index, marks) and (pairs := choices(index, marks, seed=seed)).items:
         of_names = _measure(index, pairs, choose, report, seed, rows, console, ruled=pairs)
         tables |= _gap_tables(index, of_names, seed)
@@ -105,9 +114,12 @@ def analyse(
     return Found(tables, ("coreference",), parameters | counts)
 
 
-def _refuse_choice(name: str, value: str | None, known: Sequence[str | None]) -> None:
-    if value not in known:
-        raise QKSpaceError(f"Unknown {name} {value!r}: expected one of {', '.join(each for each in known if each)}.")
+def can_be_analysed(index: Index, column: str | None = None) -> str:
+    """Say why an index cannot be analysed so; "" where it can, as far as is quickly told.
+
+    column: of chains, as in `analyse`.
+    """
+    return unfit(index) or column_of(index, column)[1]
 
 
 def _default(index: Index, marks: Marks, seed: int, console: Console) -> Candidates:
@@ -141,7 +153,7 @@ def _found(index: Index, marks: Marks, candidates: Candidates, seed: int) -> tup
     if candidates != "words":
         return found, found
     others: Candidates = "mentions" if marks.upos is None else "nominals"
-    return found, antecedents(index, marks, others, places=set(found.places.tolist()))
+    return found, antecedents(index, marks, others, seed=seed, places=set(found.places.tolist()))
 
 
 def _measure(
@@ -161,13 +173,15 @@ def _measure(
     return _Measured(items, ruled, scores, np.isin(items.places, first), np.isin(items.places, last), how)
 
 
-def _note(marks: Marks, items: Items, candidates: Candidates) -> str:
+def _note(marks: Marks, measured: _Measured, candidates: Candidates) -> str:
     """Say what was measured over how much."""
+    items = measured.items
     alone = sum(bool(item.gold.all()) for item in items.items)
     among = {"mentions": "earlier mentions", "nominals": "earlier nouns, names and pronouns", "words": "earlier words"}
     what = (
-        f"Share of {len(items.items):,} mentions (column {marks.column}) whose head word attends most to that of an "
-        f"antecedent among {among[candidates]}: 1 is always, 0 never; {alone:,} have no wrong candidate"
+        f"Share of mentions (column {marks.column}) whose head word attends most to that of an antecedent among "
+        f"{among[candidates]}: 1 is always, 0 never; of {len(items.items):,} mentions, {measured.choose.sum():,} to choose by "
+        f"and {measured.report.sum():,} to report on, {alone:,} have no wrong candidate"
     )
     parts = [what]
     if candidates == "words":
@@ -175,13 +189,13 @@ def _note(marks: Marks, items: Items, candidates: Candidates) -> str:
             "rules but chance pick among earlier nouns, names and pronouns (among mentions where there is no upos)"
         )
     if len(items.items) < items.n_all:
-        parts.append(f"of {items.n_all:,} mentions, those of some sequences were drawn")
+        parts.append(f"these were drawn at random of {items.n_all:,}")
     if items.n_elsewhere:
         parts.append(
             f"{items.n_elsewhere:,} more have antecedents in other windows of their text alone and are left out"
         )
     if items.n_broken:
-        parts.append(f"{items.n_broken:,} brackets without their other end are left out")
+        parts.append(f"{items.n_broken:,} brackets are left out that are malformed or without their other end")
     return "; ".join(parts) + "."
 
 
@@ -199,9 +213,7 @@ def _tables(index: Index, measured: _Measured, seed: int, note: str) -> dict[str
         "coreference-best": best,
         "coreference-baselines": rules,
     }
-    for table in tables.values():
-        table.attrs["note"] = f"{note} {measured.how}"
-    return tables
+    return _noted(tables, f"{note} {measured.how}")
 
 
 def _gap_tables(index: Index, measured: _Measured, seed: int) -> dict[str, pd.DataFrame]:
@@ -213,19 +225,18 @@ def _gap_tables(index: Index, measured: _Measured, seed: int) -> dict[str, pd.Da
         "coreference-gap-baselines": _rules(measured, groups, NAME_RULES, seed).rename(columns={"group": "gender"}),
     }
     note = (
-        f"Share of {len(measured.items.items):,} pronouns of GAP that mean exactly one of two names, in which a head attends "
-        f"more to the right one: 1 is always, 0.5 is chance; {measured.items.n_elsewhere:,} of which a window lacks a name are "
-        f"left out. {measured.how}"
+        f"Share of pronouns of GAP that mean exactly one of two names ({measured.choose.sum():,} to choose by, "
+        f"{measured.report.sum():,} to report on), in which a head attends more to the right one: 1 is always, 0.5 is chance; "
+        f"{measured.items.n_elsewhere:,} of which a window lacks a name are left out. {measured.how}"
     )
-    for table in tables.values():
-        table.attrs["note"] = note
+    return _noted(tables, note)
+
+
+def _noted(tables: dict[str, pd.DataFrame], note: str) -> dict[str, pd.DataFrame]:
+    """Give each table its note."""
+    for name, table in tables.items():
+        table.attrs["note"] = f"{_OF_HEADS}{note}" if name in ("coreference", "coreference-gap") else note
     return tables
-
-
-def _heads(index: Index) -> tuple[IntArray, IntArray]:
-    """Return the layer and the number of every head, in the order of the scores."""
-    sizes = [layer.n_heads for layer in index.layers]
-    return np.repeat(np.arange(len(sizes)), sizes), np.concatenate([np.arange(size) for size in sizes])
 
 
 def _mean(scores: FloatArray) -> FloatArray:
@@ -234,15 +245,15 @@ def _mean(scores: FloatArray) -> FloatArray:
 
 
 def _by_head(index: Index, measured: _Measured, groups: Sequence[str]) -> pd.DataFrame:
-    """Return a row a head, over both sides: the better direction over all items, and how right it is in each group."""
+    """Return a row a head: the direction that is better on one side, and how right it is in each group on the other."""
     import pandas as pd
 
-    layer, head = _heads(index)
-    means = _mean(measured.scores)  # (direction, head)
+    layer, head = heads_of(index).T
+    means = _mean(measured.scores[measured.choose])  # (direction, head)
     better = np.nan_to_num(means, nan=-1.0).argmax(axis=0)
-    table = pd.DataFrame({"layer": layer, "head": head, "direction": np.array(DIRECTIONS, dtype=object)[better]})
+    table = pd.DataFrame({"layer": layer, "head": head, "direction": np.array(WAYS, dtype=object)[better]})
     for group in (ALL, *groups):
-        inside = measured.of(group)
+        inside = measured.of(group) & measured.report
         name = "" if group == ALL else f"_{group}"
         table[f"accuracy{name}"] = _mean(measured.scores[inside])[better, np.arange(len(head))]
         table[f"n{name}"] = int(inside.sum())
@@ -253,15 +264,15 @@ def _all(index: Index, measured: _Measured, groups: Sequence[str]) -> pd.DataFra
     """Return a row for each head, direction, group and side."""
     import pandas as pd
 
-    layer, head = _heads(index)
+    layer, head = heads_of(index).T
     frames = []
     for side, on in (("choose", measured.choose), ("report", measured.report)):
         for group in groups:
             inside = on & measured.of(group)
             means = _mean(measured.scores[inside])
-            for direction, accuracy in zip(DIRECTIONS, means, strict=True):
+            for direction, mean in zip(WAYS, means, strict=True):
                 columns = {"layer": layer, "head": head, "direction": direction, "group": group, "split": side}
-                frames.append(pd.DataFrame({**columns, "n": int(inside.sum()), "accuracy": accuracy}))
+                frames.append(pd.DataFrame({**columns, "n": int(inside.sum()), "accuracy": mean}))
     return pd.concat(frames, ignore_index=True).dropna(subset="accuracy").reset_index(drop=True)
 
 
@@ -269,7 +280,7 @@ def _best(index: Index, measured: _Measured, groups: Sequence[str], seed: int) -
     """Return the best head of each group, chosen on one side and reported on the other."""
     import pandas as pd
 
-    layer, head = _heads(index)
+    layer, head = heads_of(index).T
     found: list[Mapping[str, Any]] = []
     for group in groups:
         inside = measured.of(group)
@@ -280,9 +291,9 @@ def _best(index: Index, measured: _Measured, groups: Sequence[str], seed: int) -
         direction, best = np.unravel_index(int(np.nan_to_num(means, nan=-1.0).argmax()), means.shape)
         right = measured.scores[report, direction, best]
         found.append(
-            {"group": group, "layer": int(layer[best]), "head": int(head[best]), "direction": DIRECTIONS[direction]}
+            {"group": group, "layer": int(layer[best]), "head": int(head[best]), "direction": WAYS[direction]}
             | {"n_choose": int(choose.sum()), "accuracy_choose": float(means[direction, best])}
-            | _accuracy(right, measured.items.places[report], seed)
+            | _scores(right, measured.items.places[report], seed)
         )
     columns = ["group", "layer", "head", "direction", "n_choose", "accuracy_choose", "accuracy", "low", "high", "n"]
     return pd.DataFrame(found, columns=columns)
@@ -299,14 +310,13 @@ def _rules(measured: _Measured, groups: Sequence[str], rules: Mapping[str, Rule]
             inside = measured.of(group) & measured.report
             if inside.any():
                 found.append(
-                    {"baseline": name, "group": group} | _accuracy(right[inside], measured.items.places[inside], seed)
+                    {"baseline": name, "group": group} | _scores(right[inside], measured.items.places[inside], seed)
                 )
     return pd.DataFrame(found, columns=["baseline", "group", "n", "accuracy", "low", "high"])
 
 
-def _accuracy(right: FloatArray, places: IntArray, seed: int) -> dict[str, Any]:
+def _scores(right: FloatArray, places: IntArray, seed: int) -> dict[str, Any]:
     """Return the mean over items with its 95 % interval over sequences."""
     unique, sequence = np.unique(places, return_inverse=True)
-    sums = np.stack([np.bincount(sequence, weights=right), np.bincount(sequence)], axis=1).astype(np.float64)
-    low, high = bootstrap.interval(sums, lambda each: each[..., 0] / each[..., 1], bootstrap.draw(len(unique), seed))
-    return {"accuracy": float(np.mean(right, dtype=np.float64)), "low": low, "high": high, "n": len(right)}
+    mean, low, high = accuracy(right, sequence, draw(len(unique), seed))
+    return {"accuracy": mean, "low": low, "high": high, "n": len(right)}

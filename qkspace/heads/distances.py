@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qkspace.behaviour import Distances, measured_distances
+from qkspace.behaviour import MIN_QUERIES, Distances, measured_distances
 from qkspace.console import SILENT, Console
 from qkspace.heads.found import Found
 from qkspace.index import Index
@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 Linkage = Literal["ward", "average", "complete"]
 LINKAGES: tuple[Linkage, ...] = ("ward", "average", "complete")
 
+MAX_QUERIES = 2_000  # to measure on, fewer where the work would be too much
+MUCH_ERROR = 0.25  # of the median distance: the note then says so
 REDUNDANT = 0.05  # nats, see `redundant_heads`
+CLEAR = 0.25  # mean silhouette: below it there is no substantial structure (Kaufman and Rousseeuw 1990)
 MAX_CLUSTERS = 20  # that are tried: more have no colours, and no names
 STARTS = 4  # of metric MDS at random, beside the one from classical MDS
 MAX_STARTED = 200_000  # pairs of heads; of more, classical MDS is the only start: a minute otherwise
@@ -47,7 +50,7 @@ LEAST_UMAP = 4  # heads; of fewer it has nothing to choose
 def analyse(
     index: Index,
     *,
-    max_queries: int = 2_000,
+    max_queries: int | None = None,
     seed: int = 0,
     linkage: Linkage = "ward",
     n_clusters: int | None = None,
@@ -58,7 +61,9 @@ def analyse(
 
     Args:
         index: an index.
-        max_queries: queries to measure on, drawn from random sequences; fewer for many heads, so that the work is bounded.
+        max_queries: queries to measure on, drawn at random, each of the corpus with the same chance; so many whatever the
+            work. By default MAX_QUERIES, fewer for many heads or long sequences, so that the work is bounded, but not fewer
+            than MIN_QUERIES.
         seed: of the draw and of both maps.
         linkage: how the distance between clusters is made of those between their heads: "ward", "average" or "complete".
         n_clusters: how many clusters; by default as many as `choose_clusters` finds.
@@ -68,22 +73,19 @@ def analyse(
     Returns:
         Tables distances (a row a head), distances-pairs (a row a pair, heads by their row of `index.head_table()`),
         distances-tree (a row a merge, as scipy numbers them: the leaves are the heads whose cluster is not nan, in order)
-        and distances-redundant. Heads whose vectors are not finite are nan. In attrs of the first: mds_stress (Kruskal's
-        stress-1: 0 is a perfect map, and 0.2 a poor one), mds_correlation and umap_correlation (Pearson's, of what is
-        between heads on the map with the root of their distance), silhouette (of the clusters, 1 where they lie apart and 0
-        where they touch) and n_clusters.
+        and distances-redundant. Heads whose vectors are not finite are nan; all are where no query may attend to two keys. In
+        attrs of the first: mds_stress (Kruskal's stress-1: 0 is a perfect map, and 0.2 a poor one), mds_correlation and
+        umap_correlation (Pearson's, of what is between heads on the map with the root of their distance), silhouette (of the
+        clusters, 1 where they lie apart and 0 where they touch) and n_clusters.
 
     Raises:
         QKSpaceError: max_queries or n_clusters is less than 1, there are fewer heads than clusters, the linkage is unknown,
-            or redundant_below is below 0.
+            or redundant_below is not a divergence.
     """
-    if linkage not in LINKAGES:
-        raise QKSpaceError(f"There is no linkage {linkage!r}; there are {', '.join(LINKAGES)}.")
-    if not redundant_below >= 0:
-        raise QKSpaceError(f"redundant_below is a divergence in nats, from 0 to 0.69; got {redundant_below}.")
+    _refuse(max_queries, linkage, n_clusters, redundant_below)
     heads = np.array([(number, h) for number, spec in enumerate(index.layers) for h in range(spec.n_heads)])
     console.say(f"Distances between {len(heads):,} heads ...")
-    measured = measured_distances(index, max_tokens=max_queries, seed=seed)
+    measured = _measured(index, max_queries, seed)
     finite = np.isfinite(np.diag(measured.distance))
     root = np.sqrt(measured.distance[np.ix_(finite, finite)].astype(np.float64))
     tree = cluster_tree(root, linkage)
@@ -92,10 +94,14 @@ def analyse(
     mds, stress = metric_mds(root, seed=seed)
     umap = embed_umap(root, start=mds, seed=seed)
     over = f"over {measured.n_queries:,} queries of {measured.n_sequences:,} sequences"
+    few = _few(measured, _n_queries(index))
+    if few:
+        console.say(few)
     table = _head_rows(heads, finite, measured.distance, mds, umap, cluster)
     table.attrs = {
         "note": f"How differently heads attend, by the mean Jensen-Shannon divergence {over} (nats; 0: alike, 0.69: no key "
-        "in common): places of each head on maps of its root, its cluster (0 the largest), and the nearest other head.",
+        "in common): places of each head on maps of its root, its cluster (0 the largest), and the nearest other head."
+        + "".join(f" {said}" for said in (_clusters_said(cluster, silhouette), few) if said),
         "mds_stress": stress,
         "mds_correlation": _correlation(mds, root),
         "umap_correlation": _correlation(umap, root),
@@ -108,7 +114,7 @@ def analyse(
     )
     tables = {
         "distances": table,
-        "distances-pairs": _pair_rows(measured, over),
+        "distances-pairs": _pair_rows(measured, over, few),
         "distances-tree": _tree_rows(tree, linkage),
         "distances-redundant": redundant,
     }
@@ -122,6 +128,59 @@ def analyse(
         "n_sequences": measured.n_sequences,
     }
     return Found(tables, ("cluster", "nearest_distance"), parameters)
+
+
+def _refuse(max_queries: int | None, linkage: str, n_clusters: int | None, redundant_below: float) -> None:
+    if max_queries is not None and max_queries < 1:
+        raise QKSpaceError(f"Distances between heads are a mean over 1 query or more; got max_queries {max_queries}.")
+    if linkage not in LINKAGES:
+        raise QKSpaceError(f"There is no linkage {linkage!r}; there are {', '.join(LINKAGES)}.")
+    if n_clusters is not None and n_clusters < 1:
+        raise QKSpaceError(f"Heads are put into 1 cluster or more; got n_clusters {n_clusters}.")
+    if not 0 <= redundant_below <= math.log(2):
+        raise QKSpaceError(f"redundant_below is a divergence in nats, from 0 to 0.69 (ln 2); got {redundant_below}.")
+
+
+def _measured(index: Index, max_queries: int | None, seed: int) -> Distances:
+    """Return the distances over the queries that were asked for; all nan where none of them may attend to two keys."""
+    n_queries, floor = (MAX_QUERIES, MIN_QUERIES) if max_queries is None else (max_queries, max_queries)
+    measured = measured_distances(index, max_tokens=n_queries, seed=seed, floor=floor)
+    if measured.n_queries:
+        return measured
+    return replace(measured, distance=np.full_like(measured.distance, np.nan))
+
+
+def _n_queries(index: Index) -> int:
+    """Return how many queries of a corpus may attend to two keys."""
+    lengths = index.sequences["n_tokens"].to_numpy(dtype=np.int64)
+    return int((lengths[lengths > 1] - int(all(layer.causal for layer in index.layers))).sum())
+
+
+def _few(measured: Distances, n_queries: int) -> str:
+    """Say that the queries are few, where the error is large for it or there are none; n_queries: of the corpus."""
+    if not measured.n_queries:
+        return "Nothing was measured: no query of the corpus may attend to two keys."
+    distance, error = (array[np.triu_indices(len(array), 1)] for array in (measured.distance, measured.error))
+    there = np.isfinite(distance)
+    if measured.n_queries >= MAX_QUERIES or not there.any():
+        return ""
+    more = (
+        "a larger max_queries takes longer and gives less" if measured.n_queries < n_queries else "all that there are"
+    )
+    if measured.n_sequences < 2:
+        return f"The queries are of one sequence, so that the error is unknown ({more})."
+    middle, off = float(np.median(distance[there])), float(np.median(error[there]))
+    if off <= MUCH_ERROR * middle:
+        return ""
+    return f"Queries are few, so that the error is large: {off:.3f} nats in the median, of distances of {middle:.3f} ({more})."
+
+
+def _clusters_said(cluster: IntArray, silhouette: float | None) -> str:
+    """Say how far apart the clusters lie; nothing where that is undefined."""
+    if silhouette is None:
+        return ""
+    found = f"{len(np.unique(cluster))} clusters, mean silhouette {silhouette:.2f} (1: far apart, 0: touching)"
+    return f"{found}." if silhouette >= CLEAR else f"No clear clusters: {found}."
 
 
 # ---------------------------------------------------------------------------------------------- maps
@@ -176,8 +235,10 @@ def _correlation(place: FloatArray, distance: FloatArray) -> float | None:
     """Return Pearson's correlation of distances on a map with those that it is of; None where either does not vary."""
     from scipy.spatial.distance import pdist, squareform
 
+    if len(distance) < 3:
+        return None
     drawn, wanted = pdist(place), squareform(distance, checks=False)
-    if len(wanted) < 2 or not drawn.std() or not wanted.std():
+    if not drawn.std() or not wanted.std():
         return None
     return float(np.corrcoef(drawn, wanted)[0, 1])
 
@@ -252,12 +313,14 @@ def choose_clusters(
         where it is undefined.
 
     Raises:
-        QKSpaceError: n_clusters is less than 1, or more than there are points.
+        QKSpaceError: n_clusters is less than 1, or more than there are points; of no point there is no cluster.
     """
     n = len(distance)
-    if n_clusters is not None and not 1 <= n_clusters <= max(n, 1):
-        raise QKSpaceError(f"Heads are put into 1 cluster to {n} of them, one a head; got n_clusters {n_clusters}.")
-    if n_clusters is not None:
+    if n_clusters is not None and (n_clusters < 1 or n_clusters > n > 0):
+        raise QKSpaceError(
+            f"The {n} heads that were measured are put into 1 cluster to {n} of them; got n_clusters {n_clusters}."
+        )
+    if n_clusters is not None and n:
         cluster = _cut(tree, n, n_clusters)
         return cluster, _silhouette(distance, cluster)
     best: IntArray = np.zeros(n, dtype=np.int64)
@@ -371,7 +434,7 @@ def _head_rows(
     )
 
 
-def _pair_rows(measured: Distances, over: str) -> pd.DataFrame:
+def _pair_rows(measured: Distances, over: str, few: str) -> pd.DataFrame:
     import pandas as pd
 
     a, b = np.triu_indices(len(measured.distance), 1)
@@ -386,6 +449,8 @@ def _pair_rows(measured: Distances, over: str) -> pd.DataFrame:
     table.attrs["note"] = (
         f"The mean Jensen-Shannon divergence of each pair of heads {over} (nats; 0: they attend alike, 0.69: to no key in "
         "common) and half the width of its 95 % interval; heads by their row of the table of heads, from 0."
+        + f" {few}"
+        * bool(few)
     )
     return table
 

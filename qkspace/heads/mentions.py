@@ -29,8 +29,11 @@ CHAIN_COLUMNS = ("entity", "coref", "chain", "mention")
 KINDS = ("pronoun", "proper", "nominal")
 NOMINAL = {"PRON": "pronoun", "PROPN": "proper", "NOUN": "nominal"}  # upos of words that can be the head of a mention
 PROFORMS = ("PRON", "ADV")  # upos of words that stand for others; of adverbs: where, there
-GAP_KINDS = {"pronoun": "pronoun", "A": "proper", "B": "proper"}  # of the column `mention` beside one of chains
+GAP_KINDS = {"pronoun": "pronoun", "A": "proper", "B": "proper"}  # of the column `mention` that the reader of GAP makes
 PART_COLUMN = "mention"  # parts mentions of one chain that stand side by side, as in GAP
+# A column of types of named entities has few values, and each is in many sequences.
+MOST_TYPES, SEQUENCES_OF_A_TYPE = 20, 5
+NEARLY_ALL = 0.9  # of the values of a column that must be brackets for it to be read as such
 # A mention ends, for its head word, before the first of these that does not begin it.
 _BREAKS = listed(
     ", ; : ( of in on at by for from with to into under over between among about as after before during near"
@@ -39,6 +42,7 @@ _TAILS = listed(". , 's \u2019s ' \u2019 \" )")  # at the end of a mention, neve
 # A bracket of CorefUD's Entity: (e1-person-1 opens, e1) closes, (e1-person-1) does both; e1[1/2] is a part of a mention.
 _BRACKET = re.compile(r"\((?P<opened>[^()\-]+)(?:-[^()]*)?(?P<whole>\))?|(?P<closed>[^()\-]+)\)")
 _BRACKETS = re.compile(r"(?:\([^()\-]+(?:-[^()]*)?\)?|[^()\-]+\))+")
+_TAG = re.compile(r"O|[BIESLU]-[^\W\d].*")  # of named entities, such as B-PER
 _PART = re.compile(r"(?P<name>.*)\[(?P<number>[0-9]+)/(?P<of>[0-9]+)\]")
 
 Values = NDArray[Any]  # (token), strings and None
@@ -46,13 +50,17 @@ Values = NDArray[Any]  # (token), strings and None
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Marks:
-    """What the tokens of an index say of mentions: (token) each, None where the corpus has no such column."""
+    """What the tokens of an index say of mentions: (token) each, None where the corpus has no such column.
+
+    has_brackets: whether chains are brackets of CorefUD; has_gap_kinds: whether `part` holds what the reader of GAP says.
+    """
 
     column: str
     has_brackets: bool
     chain: Values
     text: Values
     part: Values | None = None
+    has_gap_kinds: bool = False
     upos: Values | None = None
     xpos: Values | None = None
     feats: Values | None = None
@@ -83,6 +91,44 @@ class Mention:
 # ---------------------------------------------------------------------------------------------- columns
 
 
+def column_of(index: Index, column: str | None = None) -> tuple[str, str]:
+    """Return the column of chains, a given one or the first of `CHAIN_COLUMNS` that can be; "" and why where none can."""
+    tokens = index.tokens
+    asked = CHAIN_COLUMNS if column is None else (column,)
+    there = [name for name in asked if name in tokens and tokens[name].notna().any()]
+    if not there:
+        what = f"column {column!r} with values" if column else f"column of mention chains ({', '.join(CHAIN_COLUMNS)})"
+        return "", (
+            f"its corpus has no {what}. Build the index of a corpus whose words say which chain they are of (CoNLL-U with "
+            "Entity= in MISC, GAP, or JSONL with a list of values), or name the column (--column)"
+        )
+    troubles = [_no_chains(index, name, is_default=column is None) for name in there]
+    fit = next((name for name, trouble in zip(there, troubles, strict=True) if not trouble), "")
+    return (fit, "") if fit else ("", troubles[0])
+
+
+def _no_chains(index: Index, name: str, *, is_default: bool) -> str:
+    """Say why the values of a column are no chains, but tags or types of named entities; "" where they may be chains."""
+    column = index.tokens[name].dropna()
+    values = sorted(column.astype(str).unique())
+    shown = ", ".join(values[:4])
+    if 2 * sum(_TAG.fullmatch(value) is not None for value in values) > len(values):
+        return (
+            f"its column {name!r} holds tags of named entities ({shown}), which do not say which mentions name the same "
+            "thing. Name a column of mention chains (--column)"
+        )
+    n_sequences = index.tokens["sequence"][column.index].nunique()
+    are_few = len(values) <= MOST_TYPES and n_sequences >= SEQUENCES_OF_A_TYPE * len(values)
+    is_known = set(values) <= GAP_KINDS.keys() or any(map(str.isdigit, "".join(values)))
+    if not is_default or not are_few or is_known:
+        return ""
+    return (
+        f"its column {name!r} has {len(values)} values ({shown}) in {n_sequences:,} sequences: these look like types of "
+        f"entities, which do not say which mentions name the same thing. If they are mention chains, say so (--column {name}); "
+        "else name another column"
+    )
+
+
 def marks_of(index: Index, column: str | None = None) -> Marks:
     """Return the column of chains and the columns that tell head words and kinds.
 
@@ -90,25 +136,19 @@ def marks_of(index: Index, column: str | None = None) -> Marks:
         QKSpaceError: the corpus has no column of chains, or none of its words has a value there.
     """
     tokens = index.tokens
-    if "word" not in tokens:
-        raise QKSpaceError(f"{index.root} has no words, so no mentions: expected an index of text.")
-    there = [name for name in CHAIN_COLUMNS if name in tokens and tokens[name].notna().any()]
-    chosen = column or next(iter(there), None)
-    if chosen is None or chosen not in tokens or not tokens[chosen].notna().any():
-        asked = (
-            f"a column {column!r} with values" if column else f"a column of mention chains ({', '.join(CHAIN_COLUMNS)})"
-        )
-        raise QKSpaceError(
-            f"{index.root}: its corpus has no {asked.removeprefix('a ')}. Build the index of a corpus whose words say which "
-            "chain they are of (CoNLL-U with Entity= in MISC, GAP, or JSONL with a list of values), or name the column."
-        )
+    chosen, trouble = column_of(index, column)
+    if trouble:
+        raise QKSpaceError(f"{index.root}: {trouble}.")
     chain = _strings(tokens[chosen])
-    brackets = all(_BRACKETS.fullmatch(value) for value in tokens[chosen].dropna().astype(str).unique())
-    others = {name: _strings(tokens[name]) for name in ("upos", "xpos", "feats") if name in tokens}
+    values = tokens[chosen].dropna().astype(str).unique()
+    n_brackets = sum(_BRACKETS.fullmatch(value) is not None for value in values)
+    others: dict[str, Any] = {name: _strings(tokens[name]) for name in ("upos", "xpos", "feats") if name in tokens}
     if PART_COLUMN in tokens and chosen != PART_COLUMN:
         others["part"] = _strings(tokens[PART_COLUMN])
+        others["has_gap_kinds"] = set(tokens[PART_COLUMN].dropna().astype(str)) == GAP_KINDS.keys()
     head = tokens["head"].to_numpy(dtype=np.float64) if _is_number(tokens, "head") else None
-    return Marks(chosen, brackets, chain, _strings(tokens["word_text"]), head=head, **others)
+    has_brackets = n_brackets >= NEARLY_ALL * len(values)
+    return Marks(chosen, has_brackets, chain, _strings(tokens["word_text"]), head=head, **others)
 
 
 def _strings(column: pd.Series[Any]) -> Values:
@@ -128,7 +168,7 @@ def _is_number(tokens: pd.DataFrame, name: str) -> bool:
 
 
 def mentions_of(marks: Marks, words: Words) -> tuple[list[Mention], int]:
-    """Return the mentions of a sequence in the order of their head words, and how many brackets lack the other end.
+    """Return the mentions of a sequence in the order of their head words, and how many brackets are malformed or open.
 
     Consecutive words of one chain are one mention (of one value of the column `mention`, where there is that too), except
     for a pronoun whose head in the tree is none of them, as in "the baker who"; a value such as "ada+tomas" is of both
@@ -159,11 +199,6 @@ def nominals_of(marks: Marks, words: Words) -> list[Mention]:
     ]
 
 
-def singles_of(marks: Marks, words: Words) -> list[Mention]:
-    """Return every word of a sequence as a mention of its own; of no chain."""
-    return [mention(marks, words, np.array([unit]), ()) for unit in words.words]
-
-
 def mention(marks: Marks, words: Words, units: IntArray, chains: Sequence[str] | set[str]) -> Mention:
     """Return the mention of some units."""
     head = _head_word(marks, words, units)
@@ -171,7 +206,8 @@ def mention(marks: Marks, words: Words, units: IntArray, chains: Sequence[str] |
     text = tuple(str(marks.text[r]).lower() for r in words.row[units])
     head_text = str(marks.text[row])
     known = traits(text, head_text.lower(), xpos=marks.of("xpos", row), feats=marks.of("feats", row))
-    kind = GAP_KINDS.get(marks.of("part", row) or "") or _kind(head_text, marks.of("upos", row))
+    of_gap = GAP_KINDS.get(marks.of("part", row) or "") if marks.has_gap_kinds else None
+    kind = of_gap or _kind(head_text, marks.of("upos", row))
     return Mention(tuple(units.tolist()), head, frozenset(chains), kind, text, head_text.lower(), known)
 
 
@@ -194,22 +230,34 @@ def _runs(values: Values, parts: Values | None) -> list[tuple[str, tuple[int, ..
 
 
 def _without_pronouns(marks: Marks, words: Words, units: IntArray, places: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Return a run of words as what lies between its pronouns that depend on none of them, and these pronouns."""
+    """Return a run of words as what lies between its pronouns that depend on none of them, and these pronouns.
+
+    Where no other word hangs outside, the first of them is the head of the run, as in "everyone in the room".
+    """
     if len(places) == 1 or marks.head is None or marks.upos is None:
         return [places]
     run = units[list(places)]
     heads = marks.head[words.row[run]]
-    apart = np.isin(marks.upos[words.row[run]], PROFORMS) & ~np.isnan(heads) & ~np.isin(heads, words.word[run] + 1)
+    outside = ~np.isnan(heads) & ~np.isin(heads, words.word[run] + 1)
+    apart = outside & np.isin(marks.upos[words.row[run]], PROFORMS)
+    if not (outside & ~apart).any():
+        apart[np.flatnonzero(apart)[:1]] = False
     piece = np.cumsum(apart | np.concatenate([[False], apart[:-1]]))
     return [tuple(np.array(places)[piece == number].tolist()) for number in np.unique(piece)]
 
 
 def _bracketed(values: Values) -> tuple[list[tuple[str, tuple[int, ...]]], int]:
-    """Return what the brackets of CorefUD hold, (chain, places), and how many of them have no other end."""
+    """Return what the brackets of CorefUD hold, (chain, places), and how many of them have no other end.
+
+    A value that is no such bracket is left out and counted among these.
+    """
+    is_malformed = np.array([value is not None and _BRACKETS.fullmatch(value) is None for value in values])
+    values = values.copy()
+    values[is_malformed] = None
     found: list[tuple[str, tuple[int, ...]]] = []
     opened: dict[str, list[int]] = {}
     parted: dict[str, list[int]] = {}  # places of mentions of several parts, so far
-    broken = 0
+    broken = int(is_malformed.sum())
     for place, name, opens, closes in _ends(values):
         if opens:
             opened.setdefault(name, []).append(place)

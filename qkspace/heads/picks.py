@@ -10,18 +10,15 @@ from itertools import groupby
 
 import numpy as np
 
-from qkspace import store
 from qkspace.console import SILENT, Console
 from qkspace.heads.agreement import agree
-from qkspace.heads.antecedents import DIRECTIONS, Item
+from qkspace.heads.antecedents import WAYS, Item
+from qkspace.heads.blocks import Vectors, blocks, vectors_of
 from qkspace.heads.words import Rows, Words, words_of
 from qkspace.index import Index
-from qkspace.pooling import pool_keys, pool_queries
-from qkspace.position import attend_heads
 from qkspace.schema import BoolArray, FloatArray, IntArray
 
 TIE = 1e-6  # weights that differ by less than this share of the largest are equal
-BLOCK_WEIGHTS = 1 << 24  # attention weights held at a time
 
 
 # ---------------------------------------------------------------------------------------------- heads
@@ -31,15 +28,11 @@ def head_scores(index: Index, items: Sequence[Item], *, rows: Rows = "mean", con
     """Return how right each head is about each item: (item, direction, head of any layer), 0 to 1; nan where undefined.
 
     A head picks the candidate whose head word the mention's head word most attends to, or that most attends to it. Those
-    that get alike share the pick, so that equal attention is as right as chance. A causal layer has no way back, and one
-    that reads another sequence neither.
+    that get alike share the pick, so that equal attention is as right as chance. A causal layer has no way back.
     """
     sizes = [layer.n_heads for layer in index.layers]
-    stored = [
-        tuple(store.read_array(index.root / name / f"L{layer:02d}.npy") for name in ("query", "key"))
-        for layer in range(len(sizes))
-    ]
-    scores = np.full((len(items), len(DIRECTIONS), sum(sizes)), np.nan, dtype=np.float32)
+    vectors = [vectors_of(index, layer) for layer in range(len(sizes))]
+    scores = np.full((len(items), len(WAYS), sum(sizes)), np.nan, dtype=np.float32)
     at = 0
     by_place = groupby(items, key=lambda item: item.place)
     total = len({item.place for item in items})
@@ -47,62 +40,42 @@ def head_scores(index: Index, items: Sequence[Item], *, rows: Rows = "mean", con
         these = list(group)
         words = words_of(index, place)
         asking = np.unique([item.mention.head for item in these])
-        units = np.unique([u for item in these for u in (item.mention.head, *(c.head for c in item.candidates))])
+        units = np.unique(np.concatenate([asking, *(item.heads for item in these)]))
         start = 0
         for layer, size in enumerate(sizes):
-            if not index.layers[layer].crosses:
-                there, back = _between(index, layer, stored[layer], words, asking, units, rows)
-                for i, item in enumerate(these):
-                    mention_at = int(np.searchsorted(asking, item.mention.head))
-                    columns = np.searchsorted(units, [candidate.head for candidate in item.candidates])
-                    scores[at + i, 0, start : start + size] = share(there[:, mention_at, columns], item.gold)
-                    if back is not None:
-                        scores[at + i, 1, start : start + size] = share(back[:, columns, mention_at], item.gold)
+            there, back = _between(index, layer, vectors[layer], words, asking, units, rows)
+            for i, item in enumerate(these):
+                mention_at = int(np.searchsorted(asking, item.mention.head))
+                columns = np.searchsorted(units, item.heads)
+                scores[at + i, 0, start : start + size] = share(there[:, mention_at, columns], item.gold)
+                if back is not None:
+                    scores[at + i, 1, start : start + size] = share(back[:, columns, mention_at], item.gold)
             start += size
         at += len(these)
     return scores
 
 
 def _between(
-    index: Index,
-    layer: int,
-    stored: tuple[FloatArray, ...],
-    words: Words,
-    asking: IntArray,
-    units: IntArray,
-    rows: Rows,
+    index: Index, layer: int, vectors: Vectors, words: Words, asking: IntArray, units: IntArray, rows: Rows
 ) -> tuple[FloatArray, FloatArray | None]:
     """Return the attention of a layer from some units to others, (head, asking, unit), and back, (head, unit, asking).
 
-    Recomputed for the tokens of these units alone, some at a time; None for the way back of a causal layer.
+    Recomputed for the tokens of these units alone; None for the way back of a causal layer. asking: some of the units.
     """
     spec = index.layers[layer]
-    query, key = stored
-    keys = store.float_array(key[:, words.rows])
-    n = keys.shape[1]
-    key_unit = _compact(words.unit, units)
+    there = np.empty((spec.n_heads, len(asking), len(units)), dtype=np.float32)
+    back = None if spec.causal else np.empty((spec.n_heads, len(units), len(asking)), dtype=np.float32)
     asked = asking if spec.causal else units
-    step = max(1, BLOCK_WEIGHTS // (spec.n_heads * n))
-    found: list[FloatArray] = []
-    for first in range(0, len(asked), step):
-        block = asked[first : first + step]
-        query_unit = _compact(words.unit, block)
-        if rows == "first":
-            query_unit = np.where(np.diff(words.unit, prepend=-1) > 0, query_unit, -1)
-        at = np.flatnonzero(query_unit >= 0)
-        queries = store.float_array(query[:, words.rows.start + at])
-        attention = attend_heads(
-            *(queries, keys, spec, index.position(layer)),
-            at=at,
-            n_source=index.n_source(words.place),
-            number=words.place,
-        )
-        found.append(pool_queries(pool_keys(attention, key_unit, len(units)), query_unit[at], len(block))[..., :-1])
-    whole = np.concatenate(found, axis=1)  # (head, asked, unit)
-    if spec.causal:
-        return whole, None
     places = np.searchsorted(units, asking)
-    return whole[:, places], whole[:, :, places]
+    row = np.full(len(asked), -1)  # of each that is asked, in `there`
+    row[np.searchsorted(asked, asking)] = np.arange(len(asking))
+    of_units = (_compact(words.unit, asked), _compact(words.unit, units))
+    for some, attention in blocks(index, layer, vectors, words, *of_units, rows=rows):
+        is_asking = row[some] >= 0
+        there[:, row[some][is_asking]] = attention[:, is_asking]
+        if back is not None:
+            back[:, some] = attention[:, :, places]
+    return there, back
 
 
 def _compact(unit: IntArray, units: IntArray) -> IntArray:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qkspace import store
-from qkspace.behaviour import draw_queries
+from qkspace.behaviour import RatioSums, draw_weighted
 from qkspace.console import SILENT, Console
 from qkspace.heads.positional import Pairs, binned, foretold, offset_cells, uniform
 from qkspace.index import Index
@@ -34,18 +34,20 @@ MAX_WEIGHTS = 15_000_000  # attention weights of a layer held at a time; fewer q
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:
-    """Queries drawn of one stored sequence: its place, its first row and length, and their positions (query)."""
+    """Queries drawn of one stored sequence: its place, its first row and length, their positions (query) and each's weight."""
 
     place: int
     start: int
     n: int
     at: IntArray
+    weight: float
 
 
 def of_index(index: Index, seed: int = 0, console: Console = SILENT) -> tuple[pd.DataFrame, int]:
     """Return POSITIONAL, and of images OF_IMAGES, one row a head in the order of layers, and over how many queries.
 
-    `NAME_uniform` is what equal attention gives, `NAME_error` half of the 95 % interval over sequences.
+    Means are over the queries of the corpus, each counting alike (`qkspace.behaviour.draw_weighted`). `NAME_uniform` is what
+    equal attention gives, `NAME_error` half of the 95 % interval over sequences.
     """
     import pandas as pd
 
@@ -55,7 +57,7 @@ def of_index(index: Index, seed: int = 0, console: Console = SILENT) -> tuple[pd
         *POSITIONAL,
         *(f"{name}{suffix}" for name in OF_IMAGES * bool(grid) for suffix in ("", "_uniform", "_error")),
     )
-    columns: dict[str, list[Float64Array]] = {name: [] for name in names}
+    columns: dict[str, list[FloatArray]] = {name: [] for name in names}
     n_queries = sum(len(each.at) for each in drawn)
     for number, layer in console.track(
         list(enumerate(index.layers)), index.n_layers, "Attention by place", unit="layers"
@@ -79,24 +81,30 @@ def _draw(index: Index, seed: int) -> list[_Drawn]:
     n_source = np.array([index.n_source(i) or 0 for i in range(len(lengths))]) if crosses else np.zeros_like(lengths)
     n_prefix = int(index.manifest.get("image", {}).get("n_prefix", 0))
     first = max(n_prefix, int(all(layer.causal for layer in index.layers)))
-    usable = lengths[lengths > 1]
-    row = index.n_heads * (float(usable.mean()) if len(usable) else 1.0)
-    n_queries = max(1, min(MAX_QUERIES, int(MAX_WEIGHTS / row)))
-    drawn = draw_queries(lengths - n_source, n_queries, index.n_heads, seed=seed, first=first, least=first + 1)
-    return [_Drawn(s, int(index.row_starts[s]), int(lengths[s]), at + int(n_source[s])) for s, at in drawn]
+    asking = lengths - n_source
+    row = (
+        index.n_heads * float(np.sum(asking * lengths)) / max(int(asking.sum()), 1)
+    )  # of a query of the corpus, on average
+    n_queries = max(1, min(MAX_QUERIES, int(MAX_WEIGHTS / max(row, 1))))
+    drawn = draw_weighted(asking, n_queries, index.n_heads, seed=seed, first=first, least=1 if crosses else 2)
+    starts = index.row_starts
+    return [
+        _Drawn(s, int(starts[s]), int(lengths[s]), at + int(n_source[s]), weight / len(at)) for s, at, weight in drawn
+    ]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _LayerRows:
     """Attention of the drawn queries in all heads of a layer, over the pairs that are allowed.
 
-    attention: (head, pair), a sink being one more key. All else is (pair): positions of query and key in their sequence, the
-    key's -1 for a sink; start, the row of `index.tokens` where the sequence starts; n_source, how many of its tokens are of
-    the source where the layer crosses, else 0.
+    attention: (head, pair), a sink being one more key; weight: (query), what it counts for the corpus. All else is (pair):
+    positions of query and key in their sequence, the key's -1 for a sink; start, the row of `index.tokens` where the sequence
+    starts; n_source, how many of its tokens are of the source where the layer crosses, else 0.
     """
 
     attention: FloatArray
     pairs: Pairs
+    weight: Float64Array
     query_position: IntArray
     key_position: IntArray
     start: IntArray
@@ -121,7 +129,7 @@ def _of_layer(index: Index, number: int, drawn: list[_Drawn]) -> _LayerRows | No
     """Return the attention of the drawn queries in a layer; None where none of them has a choice."""
     layer, position = index.layers[number], index.position(number)
     query, key = (store.read_array(index.root / name / f"L{number:02d}.npy") for name in ("query", "key"))
-    attention, counts, sequence, positions = [], [], [], []
+    attention, counts, sequence, weight, positions = [], [], [], [], []
     for i, one in enumerate(drawn):
         n_source, rows = index.n_source(one.place), slice(one.start, one.start + one.n)
         more: dict[str, Any] = {"at": one.at, "n_source": n_source, "number": one.place}
@@ -141,6 +149,7 @@ def _of_layer(index: Index, number: int, drawn: list[_Drawn]) -> _LayerRows | No
         attention.append(weights[:, at, keys_at])
         counts.append(allowed.sum(axis=1)[asked])
         sequence.append(np.full(len(asked), i))
+        weight.append(np.full(len(asked), one.weight))
         of_pairs = np.full(len(at), one.start), np.full(len(at), n_source if layer.crosses else 0)
         positions.append(np.stack([one.at[at], key_position[keys_at], *of_pairs]))
     if not counts:
@@ -149,7 +158,8 @@ def _of_layer(index: Index, number: int, drawn: list[_Drawn]) -> _LayerRows | No
     pairs = Pairs(starts, np.concatenate(sequence))
     whole = np.concatenate(attention, axis=1)
     query_at, key_at, first, source = np.concatenate(positions, axis=1)
-    return _LayerRows(whole, pairs, query_at, key_at, first, source, index.manifest.get("image"))
+    grid = index.manifest.get("image")
+    return _LayerRows(whole, pairs, np.concatenate(weight), query_at, key_at, first, source, grid)
 
 
 def _allowed(layer: LayerSpec, position: LayerPosition | None, one: _Drawn, n_source: int | None) -> BoolArray:
@@ -159,20 +169,18 @@ def _allowed(layer: LayerSpec, position: LayerPosition | None, one: _Drawn, n_so
     return allowed if added is None else np.asarray(allowed & (added[0, one.at] > -np.inf))
 
 
-def _positional(rows: _LayerRows) -> dict[str, Float64Array]:
+def _positional(rows: _LayerRows) -> dict[str, FloatArray]:
     """Return POSITIONAL of the heads of a layer: (head) each."""
     of_offset = foretold(rows.attention, rows.pairs, rows.offset_cell)
     of_place = foretold(rows.attention, rows.pairs, rows.absolute_cell)
-    offset, place = of_offset.mean(axis=1), of_place.mean(axis=1)
-    better = np.where((offset >= place)[:, None], of_offset, of_place)
-    values = (
-        *(better.mean(axis=1), _error(better, rows.pairs.sequence), offset, place),
-        uniform(rows.attention, rows.pairs).mean(axis=1),
-    )
-    return dict(zip(POSITIONAL, values, strict=True))
+    (offset, offset_error), (place, place_error) = _mean(of_offset, rows), _mean(of_place, rows)
+    is_offset = offset >= place
+    better, error = np.where(is_offset, offset, place), np.where(is_offset, offset_error, place_error)
+    equal, _ = _mean(uniform(rows.attention, rows.pairs), rows)
+    return dict(zip(POSITIONAL, (better, error, offset, place, equal), strict=True))
 
 
-def _image_shares(rows: _LayerRows, index: Index, grid: dict[str, Any]) -> dict[str, Float64Array]:
+def _image_shares(rows: _LayerRows, index: Index, grid: dict[str, Any]) -> dict[str, FloatArray]:
     """Return the attention of patches to OF_IMAGES, with what equal attention gives and its error: (head) each."""
     n_prefix, width = int(grid["n_prefix"]), int(grid["columns"])
     query, key = rows.query_position - n_prefix, rows.key_position - n_prefix
@@ -184,15 +192,13 @@ def _image_shares(rows: _LayerRows, index: Index, grid: dict[str, Any]) -> dict[
         is_other & (key % width == query % width),
         is_cls & (rows.key_position >= 0),
     )
-    found: dict[str, Float64Array] = {}
+    found: dict[str, FloatArray] = {}
     for name, keys in zip(OF_IMAGES, sets, strict=True):
-        there = rows.pairs.summed(keys.astype(np.float64))
+        there = rows.pairs.summed(keys.astype(np.float64)) / np.diff(rows.pairs.starts)
         undefined = np.nan if name == "to_cls" and not keys.any() else 1.0
         shares = undefined * rows.pairs.summed(rows.attention * keys)
-        found[name] = shares.mean(axis=1)
-        equal = undefined * float((there / np.diff(rows.pairs.starts)).mean())
-        found[f"{name}_uniform"] = np.full(len(shares), equal)
-        found[f"{name}_error"] = _error(shares, rows.pairs.sequence)
+        found[name], found[f"{name}_error"] = _mean(shares, rows)
+        found[f"{name}_uniform"] = np.full(len(shares), _mean(undefined * there[None], rows)[0])
     return found
 
 
@@ -205,15 +211,14 @@ def _grid_offsets(query: IntArray, key: IntArray, grid: dict[str, Any]) -> IntAr
     return np.where(key < n_prefix, cells + np.maximum(key, 0), down * (2 * width - 1) + right)
 
 
-def _error(values: Float64Array, sequence: IntArray) -> Float64Array:
-    """Return half of the 95 % interval of the mean of values (head, query), as whole sequences might have been drawn: (head).
+def _mean(values: Float64Array, rows: _LayerRows) -> tuple[FloatArray, FloatArray]:
+    """Return the mean of values (head, query) over the queries of the corpus, and its 95 % error: (head) each.
 
-    nan where there is one sequence only.
+    The error is of whole sequences, since queries of one are alike; nan where there is one sequence only.
     """
-    numbers, of_sequence = np.unique(sequence, return_inverse=True)
-    n = len(numbers)
-    if n < 2:
-        return np.full(len(values), np.nan)
-    apart = values - values.mean(axis=1, keepdims=True)
-    sums = np.stack([np.bincount(of_sequence, weights=row) for row in apart])
-    return np.asarray(1.96 * np.sqrt(n / (n - 1) * (sums**2).sum(axis=1)) / values.shape[1])
+    starts = np.flatnonzero(np.diff(rows.pairs.sequence, prepend=-1))
+    above = np.add.reduceat(values * rows.weight, starts, axis=1)
+    total = RatioSums((len(values),))
+    for of_sequence, weight in zip(above.T, np.add.reduceat(rows.weight, starts), strict=True):
+        total.add(of_sequence, float(weight))
+    return total.ratio()

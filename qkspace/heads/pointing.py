@@ -8,45 +8,32 @@ directions. Knows no tree.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
-from qkspace import store
+from qkspace.heads.blocks import Vectors, blocks, vectors_of
 from qkspace.heads.words import Rows, Words
 from qkspace.index import Index
-from qkspace.pooling import pool_keys, pool_queries
-from qkspace.position import attend_heads
-from qkspace.schema import FloatArray, IntArray, QKSpaceError
+from qkspace.schema import FloatArray, IntArray
 
 Direction = Literal["dependent to head", "head to dependent"]  # by the row of a word, by its column
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 
-BLOCK_WEIGHTS = 1 << 23  # attention weights held at a time
 
-
-def pointers(index: Index, layer: int, words: Words, *, rows: Rows = "mean") -> IntArray:
+def pointers(
+    index: Index, layer: int, words: Words, *, rows: Rows = "mean", vectors: Vectors | None = None
+) -> IntArray:
     """Return where all heads of a layer point from the words of a sequence: (direction, head, word), as `pointers_of`.
 
     What `pointers_of` says of `word_attention` between words, some rows at a time, so that a long text needs no more
-    memory than a short one.
+    memory than a short one. vectors: of the layer, where they are open (`qkspace.heads.blocks.vectors_of`).
     """
-    spec, sequence = index.layers[layer], words.rows
-    query, key = (store.read_array(index.root / name / f"L{layer:02d}.npy") for name in ("query", "key"))
-    keys = store.float_array(key[:, sequence])
-    asking, receiving = _asking(words, rows), _number(words)
-    positions = np.flatnonzero(asking >= 0)
-    n_words, n_tokens = len(words.words), len(receiving)
-    best = _Best(spec.n_heads, n_words)
-    more: dict[str, Any] = {"n_source": index.n_source(words.place), "number": words.place}
-    for first, last in _blocks(asking[positions], max(1, BLOCK_WEIGHTS // (spec.n_heads * n_tokens))):
-        at = positions[first:last]
-        queries = store.float_array(query[:, sequence.start + at])
-        attention = attend_heads(queries, keys, spec, index.position(layer), at=at, **more)
-        some = np.unique(asking[at])
-        pooled = pool_keys(attention, receiving, n_words)[..., :-1]
-        best.add(pool_queries(pooled, asking[at] - some[0], len(some)), some)
+    number = _number(words)
+    best = _Best(index.layers[layer].n_heads, len(words.words))
+    given = vectors or vectors_of(index, layer)
+    for some, attention in blocks(index, layer, given, words, number, number, rows=rows):
+        best.add(attention, some)
     return best.found
 
 
@@ -88,22 +75,3 @@ def _number(words: Words) -> IntArray:
     """Return which word each token is of, counted among those of the sequence, -1 for none: (token)."""
     is_word = words.word >= 0
     return np.where(is_word, np.cumsum(is_word) - 1, -1)[words.unit]
-
-
-def _asking(words: Words, rows: Rows) -> IntArray:
-    """Return of which word each token's row of attention counts, -1 for none: (token)."""
-    if rows not in get_args(Rows):
-        raise QKSpaceError(f"Rows of a word's pieces are pooled by {', '.join(get_args(Rows))}; got {rows!r}.")
-    number = _number(words)
-    return number if rows == "mean" else np.where(np.diff(words.unit, prepend=-1) > 0, number, -1)
-
-
-def _blocks(asking: IntArray, size: int) -> Iterator[tuple[int, int]]:
-    """Yield [first, last) of runs of about `size` rows that hold whole words; asking: (row), ascending."""
-    first = 0
-    while first < len(asking):
-        last = min(first + size, len(asking))
-        while last < len(asking) and asking[last] == asking[last - 1]:
-            last += 1
-        yield first, last
-        first = last

@@ -46,7 +46,7 @@ class Pairs:
 
     @property
     def halves(self) -> list[BoolArray]:
-        """Two halves of the queries, by sequences; of a single sequence by turns."""
+        """Two halves of the queries, by sequences; of a single sequence by turns. Both hold some, of two queries or more."""
         numbers = np.unique(self.sequence, return_inverse=True)[1]
         odd = (numbers if numbers.any() else np.arange(len(numbers))) % 2 == 1
         return [odd, ~odd]
@@ -65,7 +65,7 @@ def offset_cells(offset: IntArray) -> IntArray:
 
 
 def foretold(attention: FloatArray, pairs: Pairs, cell: IntArray) -> Float64Array:
-    """Return the share of each query's attention that its cells foretell: (head, query).
+    """Return the share of each query's attention that its cells foretell: (head, query); nan for a query alone.
 
     1 - half the sum of |attention - foretold| along the row (their total variation distance): 1 where every key gets what
     its cell says, near 0 where none does. The table of each half of the sequences is fitted on the other half.
@@ -75,10 +75,12 @@ def foretold(attention: FloatArray, pairs: Pairs, cell: IntArray) -> Float64Arra
         pairs: which pairs these are.
         cell: (pair).
     """
-    found = np.zeros((len(attention), len(pairs.sequence)))
+    found = np.full((len(attention), len(pairs.sequence)), np.nan)
+    if found.shape[1] < 2:  # one to be judged, and none to fit on
+        return found
     count, kind, query = _counted(pairs, cell)
     for judged in pairs.halves:
-        fitted = ~judged if not judged.all() and judged.any() else judged
+        fitted = ~judged
         weight = _fit(attention, fitted[query], cell, count, np.bincount(kind[fitted], minlength=count.shape[1]))
         total = (weight @ count)[:, kind]  # (head, query)
         for head in range(len(attention)):

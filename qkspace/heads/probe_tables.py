@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qkspace.bootstrap import Float64Array, draw, interval
+from qkspace.heads.pointing import DIRECTIONS
 from qkspace.heads.probe_data import Sentence
+from qkspace.heads.tabulate import heads_of
 from qkspace.heads.trees import main_relation
 from qkspace.index import Index
 from qkspace.schema import BoolArray, IntArray
@@ -22,7 +24,6 @@ from qkspace.schema import BoolArray, IntArray
 if TYPE_CHECKING:
     import pandas as pd
 
-DIRECTIONS = ("dependent to head", "head to dependent")
 WHAT = {
     "probes-scores": "The share of words, punctuation left out, whose head each probe finds (UAS; 1 is all), and with "
     "punctuation; intervals are 95 %, by a bootstrap over sentences.",
@@ -124,7 +125,7 @@ def _relations(results: Sequence[Result]) -> pd.DataFrame:
 def _weights(index: Index, results: Sequence[Result]) -> pd.DataFrame:
     import pandas as pd
 
-    heads = np.array([(layer, head) for layer, spec in enumerate(index.layers) for head in range(spec.n_heads)])
+    heads = heads_of(index)
     parts = [
         pd.DataFrame({"probe": each.name, "layer": heads[:, 0], "head": heads[:, 1], "direction": direction}).assign(
             weight=each.weights[0][i], importance=each.weights[1][i]

@@ -18,15 +18,16 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
-from qkspace.bootstrap import Float64Array, draw, interval
+from qkspace.bootstrap import Float64Array, draw
 from qkspace.console import SILENT, Console
+from qkspace.heads.asked import refuse_choice, refuse_unfit, unfit
 from qkspace.heads.attachment import SCORES, Counts, count, groups_of, read_sentences
 from qkspace.heads.found import Found
 from qkspace.heads.pointing import DIRECTIONS
 from qkspace.heads.splits import split
-from qkspace.heads.trees import refuse_without_trees
+from qkspace.heads.tabulate import accuracy, heads_of, share
+from qkspace.heads.trees import COLUMNS, main_relation, refuse_without_trees, trees_of
 from qkspace.heads.words import Rows
 from qkspace.index import Index
 from qkspace.schema import BoolArray, IntArray, QKSpaceError
@@ -45,7 +46,7 @@ _POINTING = (
 )
 _WHAT = {
     "relations": f"uas: share of words, punctuation left out, of which {_POINTING}, whichever is better on the sentences to "
-    "choose by; 1 is all of them, 0 none. n_best: relations whose best head it is.",
+    "choose by; 1 is all of them, 0 none. n_best: relations whose best head it is, subtypes not counted.",
     "relations-all": f"Share of the words of a relation of which {_POINTING}; 1 is all of them, 0 none.",
     "relations-best": f"accuracy: share of the words of a relation, its subtypes among them, of which {_POINTING}, by the one "
     "head of attention that does best; offset_accuracy: the same of always looking so many words away from the dependent; "
@@ -108,7 +109,7 @@ def analyse(
     chosen = count(index, by, groups[0], rows=rows, console=console, label="Relations: choosing heads")
     best = chosen.correct.reshape(len(names), -1).argmax(axis=1)
     reported = count(index, on, groups[1], best=best, rows=rows, console=console, label="Relations: reporting them")
-    heads = np.array([(layer, head) for layer, spec in enumerate(index.layers) for head in range(spec.n_heads)])
+    heads = heads_of(index)
     of_best = _best_table(names, heads, best, chosen, reported, min_count, tried, seed)
     tables = {
         "relations": _head_table(heads, chosen, reported, of_best),
@@ -129,30 +130,30 @@ def analyse(
     return Found(tables, ("uas",), parameters)
 
 
+def can_be_analysed(index: Index) -> str:
+    """Say why an index cannot be analysed so; "" where it can, as far as is quickly told."""
+    if trouble := unfit(index):
+        return trouble
+    missing = [name for name in COLUMNS if name not in index.tokens or not index.tokens[name].notna().any()]
+    return f"its corpus has no column {' and no column '.join(missing)} with values, so no trees" if missing else ""
+
+
 def _checked(index: Index, offsets: Iterable[int], min_count: int, most: int | None, rows: str) -> list[int]:
     """Return the offsets, having checked everything that was asked for."""
     refuse_without_trees(index)
+    refuse_unfit(index)
+    refuse_choice("rows", rows, get_args(Rows))
     tried = [int(offset) for offset in offsets]
     if not tried or 0 in tried:
         raise QKSpaceError(f"Offsets are words away from a word, such as -2, -1, 1, 2; got {tried}.")
     if min_count < 1 or (most is not None and most < 1):
         raise QKSpaceError(f"min_count and max_sequences are 1 or more; got {min_count} and {most}.")
-    if rows not in get_args(Rows):
-        raise QKSpaceError(f"Rows of a word's pieces are pooled by {', '.join(get_args(Rows))}; got {rows!r}.")
-    if any(layer.crosses for layer in index.layers):
-        raise QKSpaceError(
-            f"{index.root}: its attention goes from one text to another, and trees are within one. Build an index of the "
-            "encoder or of the decoder's own attention (--attention)."
-        )
     return tried
 
 
 def _with_trees(index: Index) -> IntArray:
     """Return the places of the sequences with words that have a head, which others of the corpus may lack."""
-    import pandas as pd
-
-    has_head = pd.to_numeric(index.tokens["head"], errors="coerce") > 0
-    counted = has_head.to_numpy() & (index.tokens["word"].to_numpy() >= 0)
+    counted = (trees_of(index).head > 0) & (index.tokens["word"].to_numpy() >= 0)
     return np.flatnonzero(np.add.reduceat(counted, index.row_starts[:-1]))
 
 
@@ -165,11 +166,11 @@ def _head_table(heads: IntArray, chosen: Counts, reported: Counts, of_best: pd.D
 
     direction = chosen.correct[0].argmax(axis=1)  # of all without punctuation
     uas, with_punctuation = (
-        np.take_along_axis(reported.correct[i], direction[:, None], axis=1)[:, 0] / max(int(reported.n[i]), 1)
+        share(np.take_along_axis(reported.correct[i], direction[:, None], axis=1)[:, 0], reported.n[i])
         for i in range(len(SCORES))
     )
-    named = of_best[~of_best["relation"].isin(SCORES)]
-    often = named.groupby(["layer", "head"]).size()
+    is_main = [name not in SCORES and name == main_relation(name) for name in of_best["relation"]]
+    often = of_best[is_main].groupby(["layer", "head"]).size()
     return pd.DataFrame(
         {
             "layer": heads[:, 0],
@@ -200,7 +201,7 @@ def _all_table(names: list[str], heads: IntArray, counts: dict[str, Counts]) -> 
             "split": name,  # choose or report
             "n": n,
             "correct": right,
-            "accuracy": _share(right, n),
+            "accuracy": share(right, n),
         }
         parts.append(pd.DataFrame(columns))
     return pd.concat(parts, ignore_index=True)
@@ -252,18 +253,9 @@ def _scores(reported: Counts, group: int, by_offset: BoolArray, times: Float64Ar
     sentence = reported.sentences.sentence[reported.group[group]]
     by_head = reported.by_best[group].astype(np.float64)
     scores: dict[str, float] = {}
-    for name, value in (("", by_head), ("offset_", by_offset.astype(np.float64)), ("gain_", by_head - by_offset)):
-        parts = (np.bincount(sentence, weights=each, minlength=times.shape[1]) for each in (value, np.ones(len(value))))
-        low, high = interval(np.stack(list(parts), axis=1), lambda sums: _share(sums[..., 0], sums[..., 1]), times)
-        scores |= {_COLUMN_OF[name]: float(value.mean()), f"{name}low": low, f"{name}high": high}
+    for name, value in (("", by_head), ("offset_", by_offset), ("gain_", by_head - by_offset)):
+        scores[_COLUMN_OF[name]], scores[f"{name}low"], scores[f"{name}high"] = accuracy(value, sentence, times)
     return scores
-
-
-def _share(part: NDArray[Any], whole: NDArray[Any]) -> Float64Array:
-    """Return a part of a whole, nan where there is nothing."""
-    out: Float64Array = np.full(np.shape(part), np.nan)
-    np.divide(part, whole, out=out, where=np.asarray(whole) > 0)
-    return out
 
 
 def _note(how: str, chosen: Counts, reported: Counts) -> str:

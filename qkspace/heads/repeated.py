@@ -27,7 +27,7 @@ from qkspace.capture import AttentionCall, Route, cropped, forward, listening
 from qkspace.console import SILENT, Console
 from qkspace.extract import make_batches
 from qkspace.feed import Feed, TextFeed, Tokens
-from qkspace.masks import NOT_ALLOWED, _of_sequence
+from qkspace.masks import NOT_ALLOWED, of_sequence
 from qkspace.memory import run_halving
 from qkspace.pairs import PairFeed, start_token
 from qkspace.schema import BoolArray, FloatArray, IntArray, QKSpaceError
@@ -61,11 +61,13 @@ class Scores:
     """Scores of all heads of a layer on each sequence.
 
     value: (sequence, head, kind); uniform: (sequence, kind), what a head would score that attends equally to all keys that
-    it may attend to. Kinds as `KINDS`; nan where no query may attend to such a key.
+    it may attend to; count: (sequence, kind), queries that may attend to such a key, of which the others are means, nan where
+    there is none. Kinds as `KINDS`.
     """
 
     value: Float64Array
     uniform: Float64Array
+    count: IntArray
 
 
 # ---------------------------------------------------------------------------------------------- arrays
@@ -284,7 +286,7 @@ def measure(
         for batch in console.track(batches, len(batches), "Reading random tokens twice", unit="batches"):
             parts += run_halving(batch, once, console.say, lengths=lengths)
     return [
-        Scores(np.concatenate([part.value for part in layer]), np.concatenate([part.uniform for part in layer]))
+        Scores(*(np.concatenate([getattr(part, name) for part in layer]) for name in ("value", "uniform", "count")))
         for layer in zip(*parts, strict=True)
     ]
 
@@ -351,7 +353,7 @@ class _Taker:
                 equal[i] += sums[1]
                 count[i] += sums[2]
         many = np.where(count > 0, count, np.nan)
-        self._found[layer] = Scores(total / many[:, None], equal / many)
+        self._found[layer] = Scores(total / many[:, None], equal / many, count)
 
 
 def _allowed(call: AttentionCall, sequence: int, at: IntArray) -> BoolArray:
@@ -361,7 +363,7 @@ def _allowed(call: AttentionCall, sequence: int, at: IntArray) -> BoolArray:
     allowed = np.ones((len(at), call.key.shape[2]), dtype=bool)
     for tensor in (call.mask, call.bias):
         if tensor is not None:
-            part = _of_sequence(tensor, call, sequence)[0, int(at[0]) : int(at[-1]) + 1]
+            part = of_sequence(tensor, call, sequence)[0, int(at[0]) : int(at[-1]) + 1]
             here = part if part.dtype == torch.bool else part > NOT_ALLOWED
             allowed &= np.asarray(here.cpu().numpy(), dtype=bool)
     return allowed

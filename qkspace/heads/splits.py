@@ -41,13 +41,14 @@ def split(
     places = np.arange(len(index.sequences)) if among is None else np.unique(among)
     sequences = index.sequences.iloc[places]
     texts = sequences["text"].to_numpy()
-    corpora = [str(name) for name in sequences["corpus"].dropna().unique()] if "corpus" in sequences else []
+    corpus = _corpus(index)[places]
+    corpora = list(dict.fromkeys(corpus[corpus != ""].tolist()))  # in the order of the build
     if choose is None and report is None and len(corpora) < 2:
         first, last = _dealt(texts, seed)
         how = f"Texts were dealt half and half (seed {seed})"
     else:
         names = _names(index, corpora, choose, report)
-        first, last = (sequences["corpus"].to_numpy() == name for name in names)
+        first, last = (corpus == name for name in names)
         first &= ~np.isin(texts.astype(str), texts[last].astype(str))
         how = f"Chosen on {names[0]} and reported on {names[1]}"
     if not first.any() or not last.any():
@@ -57,6 +58,18 @@ def split(
             "more text."
         )
     return places[first], places[last], f"{how}: {first.sum():,} and {last.sum():,} sequences."
+
+
+def _corpus(index: Index) -> NDArray[np.str_]:
+    """Return the file that each stored sequence is of, "" for all where the build read one: (sequence).
+
+    Only a build of several files writes the column `corpus` itself (`qkspace.reading`); any other is the user's own.
+    """
+    sequences = index.sequences
+    if len(index.manifest["made_from"].get("corpus", ())) < 2 or "corpus" not in sequences:
+        return np.full(len(sequences), "")
+    corpus = sequences["corpus"]
+    return np.where(corpus.isna(), "", corpus.astype(str)).astype(str)
 
 
 def _dealt(texts: NDArray[Any], seed: int) -> tuple[BoolArray, BoolArray]:

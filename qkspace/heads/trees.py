@@ -10,7 +10,7 @@ sequence. Knows no attention.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from qkspace.index import Index
 from qkspace.schema import BoolArray, IntArray, QKSpaceError
 
 COLUMNS = ("head", "deprel")
+MOST_WORDS = 1 << 31  # of a text: a greater number is of no word
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,25 +49,56 @@ class Tree:
         return np.asarray(self.is_annotated & (self.head < 0))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Trees:
+    """What all tokens of an index say of heads.
+
+    head: (token), nan where nothing is said; relation: (token), a number among the names, the last of which is "".
+    name: (relation); is_punct: (relation).
+    """
+
+    head: NDArray[np.float64]
+    relation: IntArray
+    name: NDArray[np.object_]
+    is_punct: BoolArray
+
+
+_READ: WeakKeyDictionary[Index, Trees] = WeakKeyDictionary()  # an index on disk does not change
+
+
+def trees_of(index: Index) -> Trees:
+    """Return what all tokens of an index say of heads, read once for each index.
+
+    Raises:
+        QKSpaceError: as `tree_of`.
+    """
+    if index not in _READ:
+        import pandas as pd
+
+        refuse_without_trees(index)
+        relation, labels = pd.factorize(index.tokens["deprel"])
+        name = np.array([*(label if isinstance(label, str) else "" for label in labels), ""], dtype=object)
+        is_punct = np.array([main_relation(label) == "punct" for label in name], dtype=bool)
+        there = np.where(relation < 0, len(labels), relation).astype(np.int32)
+        _READ[index] = Trees(_numbers(index), there, name, is_punct)
+    return _READ[index]
+
+
 def tree_of(index: Index, words: Words) -> Tree:
     """Return the tree of the words of a sequence (`words_of`).
 
     Raises:
         QKSpaceError: the index has no columns `head` and `deprel`, or `head` does not hold numbers of words.
     """
-    refuse_without_trees(index)
-    unit = words.words
+    trees, unit = trees_of(index), words.words
     row, number = words.row[unit], words.word[unit]
-    given = _numbers(index, row)
+    given, relation = trees.head[row], trees.relation[row]
     is_annotated = ~np.isnan(given)
     head = np.where(is_annotated, given, 0).astype(np.int64)
     place = np.searchsorted(number, head - 1)  # words are in the order of their text
     found = number[np.minimum(place, len(number) - 1)] == head - 1 if len(number) else np.zeros(0, dtype=bool)
     among = np.where(head == 0, 0, np.where(found, place + 1, -1))
-    labels = index.tokens["deprel"].iloc[row]
-    relation = np.array([str(label) if isinstance(label, str) else "" for label in labels], dtype=object)
-    is_punct = np.array([main_relation(label) == "punct" for label in relation], dtype=bool)
-    return Tree(np.where(is_annotated, among, -1), relation, is_annotated, is_punct)
+    return Tree(np.where(is_annotated, among, -1), trees.name[relation], is_annotated, trees.is_punct[relation])
 
 
 def main_relation(relation: str) -> str:
@@ -85,17 +117,16 @@ def refuse_without_trees(index: Index) -> None:
         )
 
 
-def _numbers(index: Index, row: IntArray) -> NDArray[np.float64]:
-    """Return the column `head` of some rows as numbers, nan where it is empty: (row)."""
+def _numbers(index: Index) -> NDArray[np.float64]:
+    """Return the column `head` as numbers, nan where it is empty: (token)."""
     import pandas as pd
 
-    given: Any = index.tokens["head"].iloc[row]
     try:
-        numbers = np.asarray(pd.to_numeric(given), dtype=np.float64)
+        numbers = np.asarray(pd.to_numeric(index.tokens["head"]), dtype=np.float64)
     except (ValueError, TypeError) as error:
         raise QKSpaceError(f"{index.root}: column head holds no numbers of words ({error}).") from error
     there = numbers[~np.isnan(numbers)]
-    wrong = there[(there < 0) | (there != np.floor(there))]
+    wrong = there[(there < 0) | (there > MOST_WORDS) | (there != np.floor(there))]
     if len(wrong):
         raise QKSpaceError(
             f"{index.root}: column head holds {wrong[0]:g}, which is no number of a word; expected 1 for the first word of a "

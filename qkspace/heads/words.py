@@ -9,6 +9,7 @@ no measure.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ import numpy as np
 from qkspace import store
 from qkspace.index import Index
 from qkspace.pooling import pool
-from qkspace.position import attend_heads
+from qkspace.position import LayerPosition, attend_heads
 from qkspace.schema import BoolArray, FloatArray, IntArray
 
 Rows = Literal["mean", "first"]
@@ -87,12 +88,45 @@ def pooled(attention: FloatArray, words: Words, *, rows: Rows = "mean") -> Float
     return pool(attention, asking, unit, words.n_units)[..., :-1]
 
 
-def layer_attention(index: Index, layer: int, place: int) -> FloatArray:
-    """Return the attention of all heads of a layer over a stored sequence, by its place: (head, query token, key token)."""
+def layer_attention(
+    index: Index,
+    layer: int,
+    place: int,
+    *,
+    at: IntArray | None = None,
+    heads: Sequence[int] | None = None,
+) -> FloatArray:
+    """Return the attention of heads of a layer over a stored sequence, by its place: (head, query token, key token).
+
+    at: the positions of the queries that are wanted; heads: which heads. All where left out; what is left out costs nothing.
+    """
     rows = slice(int(index.row_starts[place]), int(index.row_starts[place + 1]))
-    query, key = (
-        store.float_array(store.read_array(index.root / name / f"L{layer:02d}.npy")[:, rows])
-        for name in ("query", "key")
+    spec, position = index.layers[layer], index.position(layer)
+    query, key = (store.read_array(index.root / name / f"L{layer:02d}.npy")[:, rows] for name in ("query", "key"))
+    asking = slice(None) if at is None else at
+    more: dict[str, Any] = {"at": at, "n_source": index.n_source(place), "number": place}
+    if heads is None:
+        return attend_heads(store.float_array(query[:, asking]), store.float_array(key), spec, position, **more)
+    group = spec.n_heads // spec.n_kv_heads
+    return np.concatenate(
+        [
+            attend_heads(
+                store.float_array(query[head, asking][None]),
+                store.float_array(key[head // group][None]),
+                spec,
+                _of_head(position, head),
+                **more,
+            )
+            for head in heads
+        ]
     )
-    more: dict[str, Any] = {"n_source": index.n_source(place), "number": place}
-    return attend_heads(query, key, index.layers[layer], index.position(layer), **more)
+
+
+def _of_head(position: LayerPosition | None, head: int) -> LayerPosition | None:
+    """Return the part of one head as a layer of one, a view: what is stored of all sequences is not read."""
+    if position is None:
+        return None
+    one = slice(head, head + 1)
+    bias = position.bias if position.bias is None or len(position.bias) == 1 else position.bias[one]
+    sink = None if position.sink is None else position.sink[one]
+    return LayerPosition(position.kind, bias, position.pair_starts, sink)

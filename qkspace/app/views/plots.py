@@ -17,6 +17,7 @@ from qkspace.app.language import say
 from qkspace.app.select import Scene, Shown, sequence_of
 from qkspace.app.state import Plot, State, Theme
 from qkspace.app.style import CARD_CSS, PANEL, WIDGET_CSS
+from qkspace.live import LiveSequence
 from qkspace.matrix import Matrix, matrix_of
 
 PLOTS: tuple[Plot, ...] = get_args(Plot)
@@ -39,13 +40,15 @@ class PlotsView:
         t = self.say = partial(say, state.language)
         self.sources = {name: ColumnDataSource({key: [] for key in of}) for name, of in figures.SOURCES.items()}
         self.sources["camera"] = ColumnDataSource({"yaw": [state.yaw], "pitch": [state.pitch], "bars": [True]})
+        self.sources["camera"].on_change("data", self._turned)
+        self.tells_camera = False  # while this page, and not the visitor, turns the matrix
         self.figures = {
             "heatmap": figures.heat_figure(self.sources, state.language),
             "received": figures.received_figure(self.sources, state.language),
             "space": figures.space_figure(self.sources, state.language),
         }
         common: dict[str, Any] = {"stylesheets": [InlineStyleSheet(css=WIDGET_CSS)], "margin": 0}
-        self.kind = RadioButtonGroup(labels=[t(f"plot_{plot}") for plot in PLOTS], name="plots", **common)
+        self.kind = RadioButtonGroup(labels=[t(f"plot_{plot}") for plot in PLOTS], name="plot", **common)
         self.kind.on_change("active", lambda _attr, _old, new: self.change(plot=PLOTS[new]))
         self.averaged = CheckboxGroup(labels=[t("plots_averaged")], name="averaged", **common)
         self.averaged.on_change("active", lambda _attr, _old, new: self.change(averaged=bool(new)))
@@ -75,31 +78,51 @@ class PlotsView:
         chosen = (state.plot, state.averaged, state.layer, state.head, state.selected, state.theme)
         now = (*chosen, sequence_of(self.shown, state), what)
         if now == self.last:
+            self._show_camera(state)
             return
         self.last = now
-        matrix, cut = self._matrix(scene)
-        note = "" if not cut else self.say("plots_cut", n=len(matrix.answering), total=cut)
+        matrix = self._matrix(scene)
         which = self.say("plots_mean" if state.averaged else "plots_head", layer=state.layer, head=state.head)
         said = self.say(f"plots_{state.plot}_says", which=which)
-        self.words.text = f'<p class="small muted">{said} {note}</p>'
+        self.words.text = f'<p class="small muted">{said} {self._cut(matrix, scene)}</p>'
         self._draw(matrix, state)
 
-    def _matrix(self, scene: Scene) -> tuple[Matrix, int]:
-        """Return the matrix, of at most so many tokens, and how many there are in all where it does not hold them."""
+    def _cut(self, matrix: Matrix, scene: Scene) -> str:
+        """Say which tokens of a sequence that is too long are shown."""
+        if not matrix.is_part:
+            return ""
+        first, end = matrix.tokens
+        name = "plots_cut_first" if first == 0 else "plots_cut" if _clicked(scene) is not None else "plots_cut_from"
+        said = self.say(name, n=end - first, total=matrix.n_tokens, first=first + 1, last=end)
+        return f"{said} {self.say('plots_cut_received')}" if scene.state.plot == "received" else said
+
+    def _turned(self, _attr: str, _old: Any, new: dict[str, Any]) -> None:
+        """Take over from where the visitor now looks, unless it is this page that said so."""
+        if not self.tells_camera:
+            self.change(yaw=float(new["yaw"][0]), pitch=float(new["pitch"][0]))
+
+    def _show_camera(self, state: State) -> None:
+        camera = {"yaw": [state.yaw], "pitch": [state.pitch], "bars": [state.plot == "bars"]}
+        if dict(self.sources["camera"].data) != camera:
+            self.tells_camera = True
+            self.sources["camera"].data = camera
+            self.tells_camera = False
+
+    def _matrix(self, scene: Scene) -> Matrix:
+        """Return the matrix, of at most so many tokens as the plot shows."""
         state, index = scene.state, self.shown.index
+        of_head, most = None if state.averaged else state.head, MOST[state.plot]
         sequence = sequence_of(self.shown, state) if scene.live is None else scene.live
-        at = 0
-        if scene.live is None:
-            rows = index.rows(sequence_of(self.shown, state))
-            n = rows.stop - rows.start
-            at = 0 if state.selected is None else state.selected[1] - rows.start
+        if isinstance(sequence, LiveSequence):
+            n, at = len(sequence.tokens), 0
         else:
-            n = len(scene.live.tokens)
-        most = MOST[state.plot]
+            rows, n_source = index.rows(sequence), index.n_source(index.place(sequence))
+            n, at = rows.stop - rows.start, (_clicked(scene) or rows.start) - rows.start
+            if index.layers[state.layer].crosses and n_source is not None:  # near the border: one side asks the other
+                at = min(max(at, n_source - most // 4), n_source + most // 4)
         first = max(0, min(at - most // 2, n - most))
         tokens = None if n <= most else (first, first + most)
-        of_head = None if state.averaged else state.head
-        return matrix_of(index, sequence, layer=state.layer, head=of_head, tokens=tokens), n if n > most else 0
+        return matrix_of(index, sequence, layer=state.layer, head=of_head, tokens=tokens)
 
     def _draw(self, matrix: Matrix, state: State) -> None:
         shown = "space" if state.plot in IN_SPACE else state.plot
@@ -114,12 +137,16 @@ class PlotsView:
             self.sources["received"].data = figures.received_data(matrix)
         else:
             figures.name_space(plot, matrix, state.theme)
-            camera = self.sources["camera"].data
             self.sources["solid"].data = figures.solid_data(matrix, state.theme)
-            self.sources["camera"].data = {**camera, "bars": [state.plot == "bars"]}
+            self._show_camera(state)
             figures.show_tips(plot, dots=state.plot == "scatter")
 
     def paint(self, theme: Theme) -> None:
         """Take on the colours of a theme."""
         for plot in self.figures.values():
             figures.paint_matrix(plot, theme)
+
+
+def _clicked(scene: Scene) -> int | None:
+    """Return the row of the clicked token, where it is of what is shown."""
+    return None if scene.live is not None or scene.state.selected is None else scene.state.selected[1]
