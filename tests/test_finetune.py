@@ -91,7 +91,9 @@ def test_saved_checkpoints_load_and_have_learnt(
     assert changed(weights(steps[0]), weights(steps[1])) and changed(weights(steps[1]), weights(steps[2]))
     records = [measured(step) for step in steps]
     assert [record["step"] for record in records] == [0, 30, 80]
-    assert records[2]["held_out_loss"] < min(record["held_out_loss"] for record in records[:2])  # 30 steps may be too few
+    assert records[2]["held_out_loss"] < min(
+        record["held_out_loss"] for record in records[:2]
+    )  # 30 steps may be too few
     assert records[2]["accuracy"] > 0.8  # of the sentences that it was trained on
     tokenizer, model = AutoTokenizer.from_pretrained(steps[2]), AutoModel.from_pretrained(steps[2])
     with torch.no_grad():

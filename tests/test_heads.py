@@ -155,7 +155,9 @@ def test_what_cannot_be_analysed(
     decoder_index: Index, index: Index, measured: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     """An index without trees is not probed for relations: refused where asked for, left out with a word where not."""
-    with pytest.raises(QKSpaceError, match="cannot be analysed for relations: its corpus has no column head and no column deprel"):
+    with pytest.raises(
+        QKSpaceError, match="cannot be analysed for relations: its corpus has no column head and no column deprel"
+    ):
         analyse.run(decoder_index, ["relations"])
     with pytest.raises(QKSpaceError, match="There is no analysis astrology; there are behaviours, distances"):
         analyse.run(index, ["astrology"])

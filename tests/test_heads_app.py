@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
+from collections.abc import Callable
+from dataclasses import fields
 from html import unescape
+from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
@@ -17,15 +23,20 @@ from qkspace import store
 from qkspace.app import heads_data
 from qkspace.app.atlas import atlas_table, order_labels
 from qkspace.app.colours import MISSING
+from qkspace.app.figures_heads import share_format
 from qkspace.app.heads_bars import relation_bars
 from qkspace.app.heads_curves import profiles, tree_of
 from qkspace.app.heads_look import SHAPES, look_of
-from qkspace.app.language import LANGUAGES, SUBJECTS, strings
+from qkspace.app.heads_words import rebuild
+from qkspace.app.language import LANGUAGES, SUBJECTS, say, strings
+from qkspace.app.loop import beside
 from qkspace.app.select import Shown
 from qkspace.app.state import Figure, State, from_address
+from qkspace.cli import _parser
 from qkspace.heads import behaviours, distances, kept, relations
 from qkspace.heads.labels import OTHER, labels
 from qkspace.index import Index
+from qkspace.plan import Parameters
 from qkspace.schema import QKSpaceError
 
 FIGURES: tuple[Figure, ...] = get_args(Figure)
@@ -145,8 +156,23 @@ def test_an_index_of_before_shows_what_it_has_and_says_so(bare: Index) -> None:
     visitor = opened(bare, "where")
     table = bare.head_table()
     np.testing.assert_allclose(dots(visitor)["y"], table["attention_to_special"])
-    assert "Build it again" in visitor.text()
-    assert "Build it again" in opened(bare, "profile").text()
+    for text in (visitor.text(), opened(bare, "profile").text()):
+        assert strings("en")["heads_old"] in unescape(text)
+        assert rebuild(bare) in unescape(text)
+
+
+def test_an_old_index_is_made_again_as_it_was_and_beside_it(bare: Index) -> None:
+    command = shlex.split(rebuild(bare))
+    asked, made = _parser().parse_args(command[1:]), bare.manifest["made_from"]
+    assert command[0] == "qkspace" and str(asked.out) == f"{bare.root}-new"
+    assert asked.model == made["model"]["source"]
+    assert [str(each) for each in asked.corpus] == [each["source"] for each in made["corpus"]]
+    for field in fields(Parameters):
+        given, stood = getattr(asked, field.name, field.default), made.get(field.name, field.default)
+        alike = ",".join(map(str, stood)) if isinstance(stood, list | tuple) else stood
+        if isinstance(given, list | tuple):
+            given = ",".join(map(str, given))
+        assert given == alike, field.name
 
 
 def test_what_heads_look_at_stands_against_what_they_matter(analysed: Index) -> None:
@@ -226,8 +252,17 @@ def test_relations_come_by_what_is_gained_over_the_best_offset(analysed: Index) 
 def test_a_relation_shows_every_head_in_its_better_direction(analysed: Index) -> None:
     relation = str(kept.read(analysed, "relations-best")["relation"].iloc[-1])
     found = dots(opened(analysed, "relations", aspect=relation))
-    table = kept.read(analysed, "relations-all").query("relation == @relation and split == 'report'")
-    np.testing.assert_array_equal(found["y"], table.groupby(["layer", "head"])["accuracy"].max())
+    table = (
+        kept.read(analysed, "relations-all").query("relation == @relation").set_index(["layer", "head", "direction"])
+    )
+    chosen_by, reported = (table[table["split"] == split]["accuracy"] for split in ("choose", "report"))
+    for i in (0, 17, 40, 71):
+        better = chosen_by.loc[i // 12, i % 12].idxmax()
+        assert found["y"][i] == reported.loc[i // 12, i % 12, better], "the direction is not chosen by what is reported"
+
+
+def test_all_relations_together_are_the_score_that_the_atlas_is_sorted_by(analysed: Index) -> None:
+    np.testing.assert_allclose(dots(opened(analysed, "relations"))["y"], kept.read(analysed, "relations")["uas"])
 
 
 def test_the_tree_has_every_head_once_and_joins_at_the_tables_heights(analysed: Index) -> None:
@@ -360,6 +395,107 @@ def test_a_corpus_without_trees_is_told_so(decoder_index: Index) -> None:
     text = Visitor(decoder_index, page="heads", figure="relations").text()
     assert strings("en")["heads_no_trees"] in unescape(text)
     assert "--only relations" not in text, "the command would only fail"
+
+
+def test_the_map_says_how_faithful_it_is(analysed: Index) -> None:
+    attrs = kept.read(analysed, "distances").attrs
+    for aspect in ("mds", "umap"):
+        said = opened(analysed, "among", aspect="" if aspect == "mds" else aspect).widget("heads_note").text
+        assert f"correlation of {attrs[f'{aspect}_correlation']:.2f}" in said
+        assert (f"Stress {attrs['mds_stress']:.2f}" in said) == (aspect == "mds")
+        assert f"silhouette of {attrs['silhouette']:.2f}" in said
+
+
+@pytest.mark.parametrize("figure", ["among", "relations", "behaviours"])
+def test_a_figure_tells_how_it_was_measured(analysed: Index, figure: Figure) -> None:
+    table = {"among": "distances", "relations": "relations-best"}.get(figure, figure)
+    assert kept.read(analysed, table).attrs["note"] in unescape(opened(analysed, figure).widget("heads_note").text)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_what_attention_proves_is_said_where_it_matters(bare: Index, analysed: Index, language: Any) -> None:
+    for index in (bare, analysed):
+        assert strings(language)["matters_proves"] in unescape(opened(index, "matters", language=language).text())
+
+
+def test_an_output_that_moves_is_not_called_a_loss(analysed: Index, tmp_path: Path) -> None:
+    shutil.copytree(analysed.root, tmp_path / "index")
+    moved = kept.read(analysed, "ablation").assign(measure="output")
+    index = kept.keep(Index(tmp_path / "index"), "ablation", {"ablation": moved}, head_columns=["loss_change"])
+    visitor = opened(index, "matters")
+    assert strings("en")["note_matters_output"] in unescape(visitor.widget("heads_note").text)
+    assert visitor.widget("heads_panel_0").yaxis.axis_label.text == strings("en")["axis_change_output"]
+
+
+def test_values_beyond_those_that_are_drawn_are_counted(analysed: Index, tmp_path: Path) -> None:
+    shutil.copytree(analysed.root, tmp_path / "index")
+    heads = analysed.head_table()[["layer", "head"]]
+    rare = [  # the commonest comes last in the table
+        heads.assign(column="pos", value=f"v{i}", share_of_tokens=i / 1e4, attention=0.01 + i / 1e4, uniform=i / 1e4)
+        for i in range(1, heads_data.MOST_VALUES + 6)
+    ]
+    classes = analysed.table("surface").query("column == ''")
+    pd.concat([classes, *rare], ignore_index=True).to_parquet(tmp_path / "index" / "surface.parquet", index=False)
+    visitor = opened(Index(tmp_path / "index"), "where", aspect="pos")
+    said = visitor.widget("heads_note").text
+    assert say("en", "note_values", shown=heads_data.MOST_VALUES, n=heads_data.MOST_VALUES + 5) in said
+    assert visitor.widget("heads_panel_0").title.text.text == f"v{heads_data.MOST_VALUES + 5}"
+    assert visitor.doc.get_model_by_name(f"heads_panel_{heads_data.MOST_VALUES}") is None
+
+
+def test_what_no_head_can_attend_to_has_no_panel(analysed: Index, tmp_path: Path) -> None:
+    shutil.copytree(analysed.root, tmp_path / "index")
+    classes = analysed.table("surface").query("column == ''")
+    ahead = classes.assign(value="next", attention=0.0, attention_by_value=0.0, uniform=0.0)
+    pd.concat([ahead, classes]).to_parquet(tmp_path / "index" / "surface.parquet", index=False)
+    visitor = opened(Index(tmp_path / "index"), "where")
+    assert visitor.widget("heads_panel_0").title.text.text == strings("en")["stat_attention_to_previous"]
+    assert visitor.doc.get_model_by_name("heads_panel_1") is None
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_table_without_values_is_drawn_as_far_as_it_goes(analysed: Index, tmp_path: Path, weighted: bool) -> None:
+    shutil.copytree(analysed.root, tmp_path / "index")
+    known = analysed.table("surface").query("column == ''").drop(columns=["attention_by_value", "uniform"])
+    known.to_parquet(tmp_path / "index" / "surface.parquet", index=False)
+    visitor = opened(Index(tmp_path / "index"), "where", weighted=weighted)
+    assert not visitor.widget("weighted").visible, "there is nothing to weigh by"
+    np.testing.assert_array_equal(dots(visitor)["y"], known["attention"])
+    assert visitor.widget("heads_panel_0").select_one({"name": "uniform"}) is None
+
+
+@pytest.mark.parametrize("high", [1.0, 0.3, 0.11, 0.06, 0.02, 0.0031, 0.0008, 0.0002])
+def test_no_two_ticks_of_a_panel_read_alike(high: float) -> None:
+    decimals = len(share_format(high).removesuffix(" %").partition(".")[2])
+    step = 10 ** np.floor(np.log10(high / 4))  # a round step, or twice or five times as much: Bokeh's
+    step *= next(times for times in (1, 2, 5, 10) if high / (step * times) <= 5)
+    ticks = np.arange(0, high, step)
+    assert len({f"{100 * tick:.{decimals}f}" for tick in ticks}) == len(ticks) > 1
+
+
+def test_work_of_a_minute_lets_other_visitors_go_on() -> None:
+    class Page:
+        session_context = SimpleNamespace(destroyed=False)
+
+        def add_next_tick_callback(self, callback: Callable[[], None]) -> None:
+            callback()
+
+    page: Any = Page()
+    is_over, told = Event(), [Event(), Event()]
+    beside(page, lambda: str(is_over.wait(60)), lambda _: told[0].set(), takes_long=True)
+    try:
+        beside(page, str, lambda _: told[1].set())
+        assert told[1].wait(30) and not told[0].is_set()
+    finally:
+        is_over.set()
+    assert told[0].wait(30)
+
+
+def test_what_is_for_what_is_said_though_the_tab_is_opened_later(analysed: Index) -> None:
+    visitor = Visitor(analysed)
+    visitor.widget("pages").active = 2
+    for name in ("figure", "by", "aspect", "weighted"):
+        assert visitor.widget(name).html_attributes["title"] == strings("en")[f"{name}_tip"]
 
 
 def test_what_the_corpus_says_stays_text(analysed: Index) -> None:

@@ -624,5 +624,7 @@ def test_the_command_line_says_what_it_cannot_write(
         assert main(["export", str(small_index.root), *options]) == 1
         assert says in " ".join(capsys.readouterr().err.split())
     assert not list(tmp_path.iterdir())
-    with pytest.raises(QKSpaceError, match="choose among map, sentence, heatmap, matrix, received, bars, scatter, atlas"):
+    with pytest.raises(
+        QKSpaceError, match="choose among map, sentence, heatmap, matrix, received, bars, scatter, atlas"
+    ):
         export(small_index, "pie", tmp_path / "pie.svg")

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from bokeh.layouts import column, row
 from bokeh.models import (
+    BasicTicker,
     BasicTickFormatter,
     BoxZoomTool,
     ColumnDataSource,
@@ -34,8 +35,8 @@ from bokeh.models import (
 from bokeh.plotting import figure
 
 from qkspace.app.figures import paint, renderer, speak, tool_of
-from qkspace.app.heads_data import Panel, by_layer_of, head_names
-from qkspace.app.heads_look import Look
+from qkspace.app.heads_data import Panel, by_layer_of, head_names, per_cent
+from qkspace.app.heads_look import Look, sizes
 from qkspace.app.language import say
 from qkspace.app.state import Language
 from qkspace.app.style import FONT, THEMES, TOOLBAR_CSS
@@ -44,8 +45,8 @@ from qkspace.schema import FloatArray, IntArray
 Opens = Callable[[int, int], None]
 SPREAD = 0.62  # of the room between two layers, over which the heads of a layer stand side by side
 MANY = 200  # heads, whose dots would hide the lines
-PANEL_PX = 160  # least height of a panel of several
-BORDER = 50  # left of a panel, for its numbers
+PANEL_PX = 150  # least height of a panel of several
+BORDER, NAMED_BORDER = 50, 66  # left of a panel, for its numbers, and for the name of the axis too
 TITLE_FONT = "Inter, Segoe UI, Noto Sans, Noto Sans CJK JP, sans-serif"
 # Bokeh puts each value into a tooltip as text, never as HTML.
 TOOLTIP = f"""
@@ -77,13 +78,14 @@ class Dots:
         layer, head = (heads[name].to_numpy(dtype=np.int64) for name in ("layer", "head"))
         data: dict[str, Any] = {"layer": layer, "head": head, "name": head_names(layer, head)}
         n = len(layer)
-        data |= {"colour": ["#888888"] * n, "marker": ["circle"] * n, "said": [""] * n}
+        several = len(self.panels) > 1
+        self.size = dot_size(n, several=several)
+        data |= {"colour": ["#888888"] * n, "marker": ["circle"] * n, "said": [""] * n, "size": [self.size] * n}
         for i, panel in enumerate(self.panels):
             data |= self._columns(i, panel, layer, head)
         self.dots, self.here = ColumnDataSource(data), ColumnDataSource()
         self.dots.selected.on_change("indices", lambda _attr, _old, new: self._opened(new, opens))
         self.mark(-1, -1)
-        several = len(self.panels) > 1
         self.columns = across or columns_of(len(self.panels))
         self.figures = [self._figure(i, panel, several=several) for i, panel in enumerate(self.panels)]
         self.root = in_rows(self.figures, self.columns)
@@ -114,12 +116,11 @@ class Dots:
             plot.segment(
                 f"x{i}", f"low{i}", f"x{i}", f"high{i}", source=self.dots, line_alpha=0.35, name="intervals", **NO_FADE
             )
-        size = dot_size(len(self.heads), several=several)
         dots = plot.scatter(
             *(f"x{i}", f"y{i}"),
             source=self.dots,
             marker="marker",
-            size=size,
+            size="size",
             fill_color="colour",
             fill_alpha=0.9,
             line_alpha=0.7,
@@ -132,7 +133,7 @@ class Dots:
             f"y{i}",
             source=self.here,
             marker="circle",
-            size=size + 8,
+            size=self.size + 8,
             fill_alpha=0,
             line_width=2.5,
             name="here",
@@ -149,18 +150,21 @@ class Dots:
         n_layers = int(self.heads["layer"].max()) + 1
         if panel.x is None:
             plot.x_range = Range1d(-0.6, n_layers - 0.4)
-            step = max(1, math.ceil(n_layers / (12 if several else 32)))
+            step = max(1, math.ceil(n_layers / (12 if several else 16)))
             plot.xaxis.ticker = FixedTicker(ticks=list(range(0, n_layers, step)))
             plot.x_range.bounds = (-1, n_layers)
         last_row = i + self.columns >= len(self.panels)
         x_name = say(self.language, "axis_layer") if panel.x is None else panel.x_name
         plot.xaxis.axis_label = PlainText(text=x_name) if last_row else None
-        plot.yaxis.axis_label = PlainText(text=panel.y_name) if i % self.columns == 0 else None
+        if i % self.columns == 0:
+            plot.yaxis.axis_label, plot.min_border_left = PlainText(text=panel.y_name), NAMED_BORDER
         low, high = span_of(panel)
         plot.y_range = Range1d(low, high)
-        plot.yaxis.formatter = NumeralTickFormatter(format="0 %") if panel.is_share else BasicTickFormatter()
-        if panel.is_share and high < 0.06:
-            plot.yaxis.formatter = NumeralTickFormatter(format="0.0 %")
+        plot.yaxis.formatter = BasicTickFormatter()
+        if panel.is_share:
+            plot.yaxis.formatter = NumeralTickFormatter(format=share_format(high))
+        if several:
+            plot.yaxis.ticker = BasicTicker(desired_num_ticks=4)
         if panel.x_is_share:
             plot.xaxis.formatter = NumeralTickFormatter(format="0 %")
 
@@ -182,7 +186,8 @@ class Dots:
 
     def look(self, look: Look) -> None:
         """Give the dots colours and shapes."""
-        self.dots.data = dict(self.dots.data) | {"colour": look.colour, "marker": look.marker, "said": look.said}
+        parts = {"colour": look.colour, "marker": look.marker, "said": look.said, "size": sizes(look, self.size)}
+        self.dots.data = dict(self.dots.data) | parts
 
     def mark(self, layer: int, head: int) -> None:
         """Put a ring around the chosen head."""
@@ -212,15 +217,15 @@ def tips(panel: Panel, layer: IntArray) -> list[str]:
         return [""] * len(panel.y)
 
     def said(value: float) -> str:
-        return f"{100 * value:.1f} %" if panel.is_share else f"{value:.3g}"
+        return per_cent(value) if panel.is_share else f"{value:.3g}"
 
     found = [f"{panel.title or panel.y_name}: {said(value)}" for value in panel.y.tolist()]
     if panel.low is not None and panel.high is not None:
         ends = zip(found, panel.low.tolist(), panel.high.tolist(), strict=True)
         found = [f"{text} ({said(low)} … {said(high)})" for text, low, high in ends]
     if panel.x is not None:
-        form = ".1%" if panel.x_is_share else ".3g"
-        found = [f"{text}\n{panel.x_name}: {x:{form}}" for text, x in zip(found, panel.x.tolist(), strict=True)]
+        across = [per_cent(x) if panel.x_is_share else f"{x:.3g}" for x in panel.x.tolist()]
+        found = [f"{text}\n{panel.x_name}: {x}" for text, x in zip(found, across, strict=True)]
     elif panel.uniform is not None:
         equal = panel.uniform[layer]
         found = [text if np.isnan(of) else f"{text} (- - - {said(of)})" for text, of in zip(found, equal, strict=True)]
@@ -228,13 +233,19 @@ def tips(panel: Panel, layer: IntArray) -> list[str]:
 
 
 def span_of(panel: Panel) -> tuple[float, float]:
-    """Return the ends of the axis of y: from 0, or below where values are, to a little above the highest."""
+    """Return the ends of the axis of y: 0 and all values, with room for the ring around a dot that lies at an end."""
     every = [panel.y, *(each for each in (panel.low, panel.high, panel.uniform) if each is not None)]
     values = np.concatenate([each[np.isfinite(each)] for each in every])
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
     low, high = min(low, 0.0), max(high, 0.0)
-    room = 0.07 * (high - low or 1.0)
-    return low - (room if low < 0 else 0.35 * room), high + room
+    room = 0.11 * (high - low or 1.0)
+    return low - room, high + room
+
+
+def share_format(high: float) -> str:
+    """Return how an axis of shares up to `high` is written, with so many decimals that no two ticks read alike."""
+    decimals = int(np.clip(math.ceil(-math.log10(max(high, 1e-9)) - 1.25), 0, 4))
+    return f"0.{'0' * decimals} %" if decimals else "0 %"
 
 
 def columns_of(n: int) -> int:
@@ -267,12 +278,18 @@ def dot_size(n: int, *, several: bool) -> float:
     return max(4.0, (8.5 if several else 10.5) - 1.6 * math.log10(max(n, 10) / 10))
 
 
-def panel_figure(name: str, *, several: bool = False, is_map: bool = False, rows: Sequence[str] = ()) -> figure:
-    """Return an empty figure; one of several has no bar of tools. rows: names, where y is no number."""
+def panel_figure(
+    name: str, *, several: bool = False, is_map: bool = False, axis_above: bool = False, rows: Sequence[str] = ()
+) -> figure:
+    """Return an empty figure; one of several has no bar of tools.
+
+    axis_above: the axis of x is above what may be higher than the window. rows: names, where y is no number.
+    """
     tools = [] if several else [PanTool(), BoxZoomTool(), WheelZoomTool(), ResetTool(), SaveTool()]
     plot = figure(
         sizing_mode="stretch_both",
         match_aspect=is_map,
+        x_axis_location="above" if axis_above else "below",
         tools=tools,
         toolbar_location=None if several else "above",
         min_width=140,

@@ -30,9 +30,9 @@ from qkspace.app.state import Language
 from qkspace.app.style import THEMES
 
 ROW_PX = 21  # least height of a row
-END, CLOSE, FAR = 1.5, 1.75, 2.15  # of the axis, so that there is room for what is said beside the rows
+END, CLOSE, FAR = 1.5, 1.75, 2.75  # of the axis, so that there is room for what is said beside the rows
 BESIDE = 1.03  # where words of dumbbells stand, in one column
-WIDE, NARROW = 550, 270  # least width of a chart with such words, and of one of several
+WIDE, NARROW = 590, 300  # least width of a chart with such words, and of one of several
 NOTHING = {"nonselection_fill_alpha": 0.0, "selection_fill_alpha": 0.0}
 
 
@@ -77,7 +77,7 @@ class Rows:
         return text
 
     def _figure(self, i: int, bars: Bars, axis: str, *, opens_heads: bool, several: bool) -> figure:
-        plot = panel_figure(f"heads_rows_{i}", several=True, rows=bars.name)
+        plot = panel_figure(f"heads_rows_{i}", several=True, axis_above=not several, rows=bars.name)
         plot.min_height = max(120, ROW_PX * len(bars.name) + 46)
         is_compared = bool(np.isfinite(bars.base).any())
         plot.x_range = Range1d(0, FAR if is_compared else CLOSE if several else END)

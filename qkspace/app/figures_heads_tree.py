@@ -9,13 +9,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from bokeh.models import ColumnDataSource, CustomJS, HoverTool, LayoutDOM, PlainText, Range1d, TapTool
+from bokeh.models import (
+    ColumnDataSource,
+    CustomJS,
+    CustomJSTickFormatter,
+    HoverTool,
+    LayoutDOM,
+    PlainText,
+    Range1d,
+    TapTool,
+)
 
 from qkspace.app.figures import paint, renderer, speak
 from qkspace.app.figures_heads import STILL, TITLE_FONT, TOOLTIP, Opens, panel_figure, titled
 from qkspace.app.heads_curves import Tree
 from qkspace.app.heads_data import head_names
-from qkspace.app.heads_look import Look
+from qkspace.app.heads_look import Look, sizes
 from qkspace.app.language import say
 from qkspace.app.state import Language
 from qkspace.app.style import THEMES
@@ -29,6 +38,7 @@ const px = plot.inner_height / Math.abs(plot.y_range.end - plot.y_range.start)
 names.visible = px >= 7.5
 names.glyph.text_font_size = `${Math.max(8, Math.min(12, Math.floor(px - 1)))}px`
 """
+NO_NEGATIVE_JS = "return tick < 0 ? '' : String(+tick.toFixed(6))"  # where names stand there is no height
 
 
 class TreeFigure:
@@ -47,6 +57,7 @@ class TreeFigure:
             "tip": [tips[i] for i in tree.leaves],
             "colour": ["#888888"] * n,
             "marker": ["circle"] * n,
+            "size": [leaf_size(n)] * n,
         }
         self.leaves, self.here = ColumnDataSource(data), ColumnDataSource({"x": [], "y": []})
         self.leaves.selected.on_change("indices", lambda _attr, _old, new: self._tapped(new))
@@ -56,25 +67,24 @@ class TreeFigure:
     root: LayoutDOM
 
     def _figure(self, n: int, language: Language) -> Any:
-        plot = panel_figure("heads_tree")
+        plot = panel_figure("heads_tree", axis_above=True)
         plot.min_border_left = 8
         plot.min_height = max(plot.min_height, min(LEAF_PX * n + 70, MOST_PX))
         titled(plot, say(language, "panel_tree"))
         lines = ColumnDataSource({"xs": list(self.tree.xs), "ys": list(self.tree.ys)})
         plot.multi_line("xs", "ys", source=lines, line_width=1.2, name="tree")
-        size = 8 if n <= 100 else 5
         dots = plot.scatter(
             "x",
             "y",
             source=self.leaves,
             marker="marker",
-            size=size,
+            size="size",
             fill_color="colour",
             line_width=0.5,
             name="dots",
             **STILL,
         )
-        plot.scatter("x", "y", source=self.here, size=size + 7, fill_alpha=0, line_width=2.5, name="here")
+        plot.scatter("x", "y", source=self.here, size=leaf_size(n) + 7, fill_alpha=0, line_width=2.5, name="here")
         names = plot.text(
             *("x", "y"),
             text="name",
@@ -95,6 +105,7 @@ class TreeFigure:
         plot.x_range = Range1d(1.04 * highest, -0.22 * highest)
         plot.y_range = Range1d(n - 0.3, -0.7)
         plot.yaxis.visible = False
+        plot.xaxis.formatter = CustomJSTickFormatter(code=NO_NEGATIVE_JS)
         plot.ygrid.visible = False
         plot.xaxis.axis_label = PlainText(text=say(language, "axis_distance"))
         room = CustomJS(code=ROOM_JS, args={"plot": plot, "names": names})
@@ -112,7 +123,9 @@ class TreeFigure:
 
     def look(self, look: Look) -> None:
         """Give the leaves colours and shapes."""
-        parts = {name: [getattr(look, name)[i] for i in self.tree.leaves] for name in ("colour", "marker", "said")}
+        every: dict[str, list[Any]] = {"colour": look.colour, "marker": look.marker, "said": look.said}
+        every["size"] = sizes(look, leaf_size(len(self.tree.leaves)))
+        parts = {name: [values[i] for i in self.tree.leaves] for name, values in every.items()}
         self.leaves.data = dict(self.leaves.data) | parts
 
     def mark(self, layer: int, head: int) -> None:
@@ -132,3 +145,8 @@ class TreeFigure:
         for glyph in (names.glyph, names.selection_glyph, names.nonselection_glyph):
             if glyph not in (None, "auto"):
                 glyph.text_color = colours["ink"]
+
+
+def leaf_size(n: int) -> float:
+    """Return how large the dots of n leaves are, in pixels."""
+    return 8.0 if n <= 100 else 5.0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from qkspace.app.heads_data import TOGETHER, Bars, direction_sign, head_names, relations_in_order, table_of
+from qkspace.app.heads_data import TOGETHER, Bars, direction_sign, head_names, per_cent, relations_in_order, table_of
 from qkspace.app.language import say, strings
 
 if TYPE_CHECKING:
@@ -28,11 +28,11 @@ def relation_bars(index: Index, language: Language) -> Bars | None:
         return None
     table = relations_in_order(table)
     names = head_names(table["layer"].to_numpy(), table["head"].to_numpy())
+    columns = (table[name] for name in ("direction", "offset", "n_report", "gain"))
     says = [
-        f"{name} {direction_sign(direction)} · {say(language, 'bar_offset', offset=f'{offset:+d}')} · n = {n:,}"
-        for name, direction, offset, n in zip(
-            names, table["direction"], table["offset"], table["n_report"], strict=True
-        )
+        f"{100 * gain:+.0f} · {name} {direction_sign(direction)} · {say(language, 'bar_offset', offset=f'{offset:+.0f}')}"
+        f" · n = {n:,.0f}"
+        for name, direction, offset, n, gain in zip(names, *columns, strict=True)
     ]
     together = {name: say(language, f"relation_{name.replace(' ', '_')}") for name in TOGETHER}
     return _bars(
@@ -64,7 +64,11 @@ def _groups(index: Index, of: str, column: str, language: Language) -> list[Bars
         title = _named(f"mention_{group}", group, language)
         title = title if of == "coreference" else f"GAP: {title}"
         is_base = [False] * len(own) + [True] * len(others)
-        says = [f"n = {int(n):,}" for n in both["n"].fillna(0)]
+        says, counts = [per_cent(value) for value in both["accuracy"]], both["n"].fillna(0).astype(int)
+        if counts.nunique() == 1:
+            title += f" (n = {counts.iloc[0]:,})"
+        else:
+            says = [f"{value} · n = {n:,}" for value, n in zip(says, counts, strict=True)]
         groups.append(_bars(title, both, name=called, says=says, is_base=is_base))
     return groups
 
@@ -78,12 +82,12 @@ def probe_bars(index: Index, language: Language) -> Bars | None:
     table = table.assign(accuracy=table["uas"], layer=-1, head=-1)
     names = [_named(f"probe_{name}", str(name), language) for name in table["probe"]]
     is_base = [name not in OWN_PROBES for name in table["probe"]]
-    says = [say(language, "bar_probe", n=int(n)) for n in table["n_words"].fillna(0)]
+    says = [per_cent(value) for value in table["uas"]]
     if "uas_with_punctuation" in table:
-        more = [
-            say(language, "bar_punctuation", share=f"{100 * share:.1f} %") for share in table["uas_with_punctuation"]
-        ]
+        more = [say(language, "bar_punctuation", share=per_cent(share)) for share in table["uas_with_punctuation"]]
         says = [f"{text} · {also}" for text, also in zip(says, more, strict=True)]
+    counts = [say(language, "bar_probe", n=int(n)) for n in table["n_words"].fillna(0)]
+    says = [f"{text} · {n}" for text, n in zip(says, counts, strict=True)]
     return _bars("", table, name=names, says=says, is_base=is_base)
 
 

@@ -1,7 +1,7 @@
-"""Heads data: what the figures of all heads show, as arrays.
+"""Heads data: the records that the figures of all heads are drawn from, the tables behind them, and how numbers are written.
 
-In: an index with its tables of heads. Out: panels of dots, rows of bars and curves, and what there is to choose among. Knows no
-widget and draws nothing.
+In: an index with its tables of heads. Out: tables, columns aligned with the table of heads, and what there is to choose among.
+Knows no widget and draws nothing.
 """
 
 from __future__ import annotations
@@ -23,16 +23,7 @@ if TYPE_CHECKING:
     from qkspace.index import Index
     from qkspace.schema import FloatArray, IntArray
 
-CLASSES = (  # of keys, in the order of their panels
-    *("special", "first", "punctuation", "previous", "next", "self", "row", "column", "cls"),
-    *("special_to_special", "other_to_special"),
-)
-NAMED = {
-    "special_to_special": "stat_attention_special_to_special",
-    "other_to_special": "stat_attention_other_to_special",
-}
 TOGETHER = ("all", "all with punctuation")  # in the place of a relation, in the tables of relations
-SAID_BETTER = {"self_text": "to_self", "sink": "to_cls"}  # of images, which both columns tell
 MOST_VALUES = 30  # of a column that have a panel
 CHOSEN_X = ("sink_share", "attention_to_special")  # what heads look at, across the figure of what matters
 NOT_SHARES = ("entropy", "distance", "norm", "cluster", "loss_change", "weight")  # in the name of what is no share of 1
@@ -106,7 +97,9 @@ def labels_of(shown: Shown) -> list[str]:
 
 
 def aligned(shown: Shown, table: pd.DataFrame, column: str) -> FloatArray:
-    """Return a column of a table of heads, (row of `shown.head_table`), nan where the table lacks the head."""
+    """Return a column of a table of heads, (row of `shown.head_table`), nan where the table lacks the head, or the column."""
+    if column not in table:
+        return np.full(len(shown.head_table), np.nan)
     values = table.set_index(["layer", "head"])[column]
     places = pd.MultiIndex.from_frame(shown.head_table[["layer", "head"]])
     return np.asarray(values[~values.index.duplicated()].reindex(places), dtype=np.float64)
@@ -158,154 +151,35 @@ def aspects(shown: Shown, figure: Figure, language: Language = "en") -> dict[str
     if figure == "matters":
         names = statistic_names(shown, language)
         names.pop("loss_change", None)
-        first = next((name for name in CHOSEN_X if name in names), "")
-        return {"": names.pop(first, ""), **names}
+        return {"": names.pop(looked_at(shown, "")), **names}
     return {"": ""}
 
 
 def looked_at(shown: Shown, aspect: str) -> str:
     """Return which statistic stands across in the figure of what matters."""
     names = statistic_names(shown)
-    return aspect or next(name for name in CHOSEN_X if name in names)
+    return aspect or next((name for name in CHOSEN_X if name in names), next(iter(names)))
 
 
-# ---------------------------------------------------------------- panels
-
-
-def where_panels(shown: Shown, column: str, *, weighted: bool, language: Language) -> list[Panel]:
-    """Return where heads look: a panel a class of tokens, or a value of a column of the corpus."""
+def values_of(shown: Shown, column: str) -> int:
+    """Return how many values of a column of the corpus have been counted; 0 of the classes of tokens."""
     table = table_of(shown.index, "surface")
-    if table is None:
-        return _old_panels(shown, language)
-    groups = {str(value): rows for value, rows in table[table["column"] == column].groupby("value", sort=False)}
-    values = list(groups)
-    if not column:
-        values.sort(key=lambda value: CLASSES.index(value) if value in CLASSES else len(CLASSES))
-    panels = []
-    for value in values[:MOST_VALUES]:
-        of_value = groups[value]
-        y = aligned(shown, of_value, "attention_by_value" if weighted else "attention")
-        if np.isnan(y).all():
-            continue
-        uniform = by_layer(shown, aligned(shown, of_value, "uniform"))
-        title = value if column else class_name(value, language)
-        panels.append(Panel(title, y, y_name=say(language, "axis_attention"), uniform=uniform))
-    return panels
+    return 0 if table is None or not column else int(table.loc[table["column"] == column, "value"].nunique())
 
 
-def _old_panels(shown: Shown, language: Language) -> list[Panel]:
-    """Return what the statistics of an index tell that was made before classes were counted; without equal attention."""
-    table = shown.head_table
-    known = [
-        name for name in CLASSES if f"attention_to_{name}" in table and f"stat_attention_to_{name}" in strings(language)
-    ]
-    axis = say(language, "axis_attention")
-    values = {name: table[f"attention_to_{name}"].to_numpy(dtype=np.float64) for name in known}
-    return [Panel(class_name(name, language), y, y_name=axis) for name, y in values.items() if not np.isnan(y).all()]
-
-
-def class_name(value: str, language: Language) -> str:
-    """Return what the page calls a class of tokens; as it stands where it is none of ours."""
-    return strings(language).get(NAMED.get(value, f"stat_attention_to_{value}"), value)
-
-
-def entropy_panels(shown: Shown, language: Language) -> list[Panel]:
-    """Return how spread out attention is: of all tokens, and of the first."""
-    table = shown.head_table
-    equal = table["entropy_uniform"].to_numpy(dtype=np.float64) if "entropy_uniform" in table else None
-    first_equal = (
-        table["entropy_first_uniform"].to_numpy(dtype=np.float64) if "entropy_first_uniform" in table else equal
-    )
-    axis = say(language, "axis_entropy")
-    panels = []
-    for name, uniform in (("entropy", equal), ("entropy_first", first_equal)):
-        if name in table and table[name].notna().any():
-            y, title = table[name].to_numpy(dtype=np.float64), say(language, f"panel_{name}")
-            line = None if uniform is None else by_layer(shown, uniform)
-            panels.append(Panel(title, y, y_name=axis, uniform=line, is_share=False))
-    return panels
-
-
-def behaviour_panels(shown: Shown, language: Language) -> list[Panel]:
-    """Return the scores of known behaviours, with their 95 % intervals where there are any."""
-    table = table_of(shown.index, "behaviours")
-    if table is None:
-        return []
-    called, axis = strings(language), say(language, "axis_score")
-    measured = [str(name) for name in table.columns if f"behaviour_{name}" in called and table[name].notna().any()]
-    panels = []
-    for name in measured:
-        if SAID_BETTER.get(name) in measured:
-            continue
-        y, equal = aligned(shown, table, name), f"{name}_uniform"
-        error = aligned(shown, table, f"{name}_error") if f"{name}_error" in table else None
-        panels.append(
-            Panel(
-                called[f"behaviour_{name}"],
-                y,
-                y_name=axis,
-                uniform=by_layer(shown, aligned(shown, table, equal)) if equal in table else None,
-                low=None if error is None else y - error,
-                high=None if error is None else y + error,
-            )
-        )
-    return panels
-
-
-def relation_panel(shown: Shown, relation: str, language: Language) -> Panel:
-    """Return how often each head points along a relation, in the better of its two directions."""
-    table = table_of(shown.index, "relations-all")
-    assert table is not None, "the caller has looked"
-    chosen = table[(table["relation"] == (relation or "all")) & (table["split"] == "report")]
-    best = chosen.groupby(["layer", "head"])["accuracy"].max().reset_index()
-    y = aligned(shown, best, "accuracy") if len(best) else np.full(len(shown.head_table), np.nan)
-    offset = _offset_of(shown.index, relation or "all")
-    uniform = None if offset is None else np.full(shown.index.n_layers, offset)
-    title = aspects(shown, "relations", language).get(relation, relation)
-    return Panel(title, y, y_name=say(language, "axis_accuracy"), uniform=uniform)
-
-
-def _offset_of(index: Index, relation: str) -> float | None:
-    table = table_of(index, "relations-best")
-    found = None if table is None else table.loc[table["relation"] == relation, "offset_accuracy"]
-    return None if found is None or found.empty else float(found.iloc[0])
-
-
-def coreference_panels(shown: Shown, language: Language) -> list[Panel]:
-    """Return how often each head finds the antecedent of a mention, with the nearest mention as baseline."""
-    table, baselines = (table_of(shown.index, f"coreference{end}") for end in ("", "-baselines"))
-    if table is None:
-        return []
-    uniform = None
-    if baselines is not None and len(of_all := baselines[baselines["kind"] == "all"]):
-        uniform = np.full(shown.index.n_layers, float(of_all["accuracy"].iloc[0]))
-    axis = say(language, "axis_accuracy")
-    return [Panel(say(language, "panel_coreference"), aligned(shown, table, "accuracy"), y_name=axis, uniform=uniform)]
-
-
-def matters_panel(shown: Shown, aspect: str, language: Language) -> Panel | None:
-    """Return what taking a head out changes, against what it looks at; None where it was not measured."""
-    table = table_of(shown.index, "ablation")
-    if table is None:
-        return None
-    of = looked_at(shown, aspect)
-    x = shown.head_table[of].to_numpy(dtype=np.float64)
-    low, high = (aligned(shown, table, end) if end in table else None for end in ("low", "high"))
-    y, x_name = aligned(shown, table, "loss_change"), statistic_names(shown, language)[of]
-    axis = say(language, f"axis_change_{table['measure'].iloc[0]}")
-    return Panel("", y, x, x_name, axis, mean=False, low=low, high=high, is_share=False, x_is_share=is_share(of))
-
-
-def among_panel(shown: Shown, distances: pd.DataFrame, aspect: str, language: Language) -> Panel:
-    """Return the heads in the plane, near where they attend alike."""
-    method = aspect or "mds"
-    x, y = (aligned(shown, distances, f"{method}_{axis}") for axis in "xy")
-    return Panel(say(language, f"panel_{method}"), y, x, mean=False, is_share=False, is_map=True)
+# ---------------------------------------------------------------- what is written
 
 
 def is_share(name: str) -> bool:
     """Tell whether a statistic is a share of 1, which is written as per cent."""
     return not any(part in name for part in NOT_SHARES)
+
+
+def per_cent(share: float) -> str:
+    """Write a share as per cent, with more decimals where it is small."""
+    if np.isnan(share):
+        return "-"
+    return f"{100 * share:.1f} %" if share == 0 or abs(share) >= 0.001 else f"{100 * share:.2g} %"
 
 
 def direction_sign(direction: str) -> str:

@@ -7,7 +7,8 @@ figure.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from html import escape
 
 import numpy as np
@@ -19,20 +20,23 @@ from qkspace.app.colours import CATEGORIES, DARK_CATEGORIES, MISSING, OTHER
 from qkspace.app.language import say, strings
 from qkspace.app.select import Shown
 from qkspace.app.state import Language
+from qkspace.heads.labels import DEFAULTS
 
 # Shapes that a label has beside its colour, with how the legend draws each in a square of 12.
 SHAPES = {
     "circle": "M6,1 a5,5 0 1,0 .01,0 Z",
     "triangle": "M6,1 L11,10.5 H1 Z",
-    "diamond": "M6,.5 L10.5,6 L6,11.5 L1.5,6 Z",
+    "diamond": "M6,.5 L9.7,6 L6,11.5 L2.3,6 Z",
     "square": "M1.5,1.5 h9 v9 h-9 Z",
     "inverted_triangle": "M6,11 L1,1.5 H11 Z",
-    "hex": "M6,.8 L10.6,3.4 V8.6 L6,11.2 L1.4,8.6 V3.4 Z",
+    "star": "M6,.5 L7.4,4.3 L11.5,4.5 L8.3,7 L9.4,11 L6,8.7 L2.6,11 L3.7,7 L.5,4.5 L4.6,4.3 Z",
     "plus": "M4.4,1 h3.2 v3.4 h3.4 v3.2 h-3.4 v3.4 h-3.2 v-3.4 h-3.4 v-3.2 h3.4 Z",
+    "hex": "M6,.8 L10.6,3.4 V8.6 L6,11.2 L1.4,8.6 V3.4 Z",
     "square_pin": "M1,1 Q6,3.4 11,1 Q8.6,6 11,11 Q6,8.6 1,11 Q3.4,6 1,1 Z",
     "triangle_pin": "M6,.5 Q7,6 11.5,10.5 Q6,8.4 .5,10.5 Q5,6 6,.5 Z",
-    "star": "M6,.5 L7.4,4.3 L11.5,4.5 L8.3,7 L9.4,11 L6,8.7 L2.6,11 L3.7,7 L.5,4.5 L4.6,4.3 Z",
 }
+# How much larger or smaller than a circle a shape is drawn, so that all cover as much.
+SIZES = {"triangle": 1.2, "diamond": 1.45, "square": 0.9, "inverted_triangle": 1.2, "star": 1.3, "triangle_pin": 1.3}
 KINDS = ("cluster",)  # numbers that name and do not measure
 PERCENTILES = (1, 99)  # between which colours are spread: an outlier does not take the whole scale
 
@@ -53,7 +57,13 @@ def look_of(shown: Shown, by: str, theme: str, language: Language) -> Look:
     if by == "label":
         known = strings(language)
         said = [known.get(f"label_{label}", label) for label in heads_data.labels_of(shown)]
-        return _kinds(name, said, theme, language, shaped=True)
+        least = {
+            known.get(f"label_{label}", label): say(
+                language, "heads_above_broad" if label == "broad" else "heads_above", share=100 * share
+            )
+            for label, share in asdict(DEFAULTS).items()
+        }
+        return _kinds(name, said, theme, language, shaped=True, least=least)
     values = shown.head_table[by].to_numpy(dtype=np.float64)
     if by in KINDS:
         said = ["" if np.isnan(value) else f"{name} {value:.0f}" for value in values]
@@ -61,29 +71,48 @@ def look_of(shown: Shown, by: str, theme: str, language: Language) -> Look:
     return _scale(name, values, theme, language, by)
 
 
-def _kinds(name: str, said: list[str], theme: str, language: Language, *, shaped: bool) -> Look:
-    """Give the commonest kinds a colour of their own, and a shape; all others, and what is of none, are grey circles."""
+def sizes(look: Look, size: float) -> list[float]:
+    """Return how large dots of a look are drawn; size: of a circle."""
+    return [size * SIZES.get(marker, 1.0) for marker in look.marker]
+
+
+def _kinds(
+    name: str,
+    said: list[str],
+    theme: str,
+    language: Language,
+    *,
+    shaped: bool,
+    least: Mapping[str, str] | None = None,
+) -> Look:
+    """Give the commonest kinds a colour of their own, and a shape; all others, and what is of none, are grey circles.
+
+    least: what must be exceeded for a kind, in words.
+    """
     palette = CATEGORIES if theme == "light" else DARK_CATEGORIES
     counts = pd.Series([kind for kind in said if kind], dtype=object).value_counts()
     named = [str(kind) for kind in counts.index[: len(SHAPES) - 1 if shaped else len(palette)]]
     shapes = list(SHAPES)[1:] if shaped else ["circle"] * len(named)
     colour = dict(zip(named, palette, strict=False))
     marker = dict(zip(named, shapes, strict=False))
-    entries = [_entry(kind, colour[kind], marker[kind], int(counts[kind])) for kind in named]
+    least = least or {}
+    entries = [_entry(kind, colour[kind], marker[kind], int(counts[kind]), least.get(kind, "")) for kind in named]
     n_rare, n_none = int(counts.iloc[len(named) :].sum()), said.count("")
     if n_rare:
         entries.append(_entry(say(language, "legend_rest", n=len(counts) - len(named)), OTHER[theme], "circle", n_rare))
     if n_none:
         entries.append(_entry(say(language, "by_none"), OTHER[theme], "circle", n_none))
-    legend = f'<span class="muted">{escape(name)}:</span> {" ".join(entries)}'
+    explained = say(language, "legend_labels" if shaped else "legend_counts", name=name)
+    legend = f'<span class="muted">{escape(explained)}</span> {" ".join(entries)}'
     return Look(
         [colour.get(kind, OTHER[theme]) for kind in said], [marker.get(kind, "circle") for kind in said], said, legend
     )
 
 
-def _entry(name: str, colour: str, marker: str, count: int) -> str:
+def _entry(name: str, colour: str, marker: str, count: int, least: str = "") -> str:
     svg = f'<svg width="12" height="12" aria-hidden="true"><path d="{SHAPES[marker]}" fill="{colour}"/></svg>'
-    return f'<span class="kind">{svg} {escape(name)} <span class="muted">{count:,}</span></span>'
+    above = f' <span class="muted">{escape(least)}</span>' if least else ""
+    return f'<span class="kind">{svg} {escape(name)}{above} <b>{count:,}</b></span>'
 
 
 def _scale(
@@ -113,4 +142,4 @@ def number(value: float, of: str) -> str:
         return "-"
     if of == "layer" or of in KINDS:
         return f"{value:.0f}"
-    return f"{100 * value:.1f} %" if heads_data.is_share(of) else f"{value:.3g}"
+    return heads_data.per_cent(value) if heads_data.is_share(of) else f"{value:.3g}"

@@ -12,6 +12,9 @@ from functools import partial
 from bokeh.document import Document
 
 POOL = ThreadPoolExecutor(1, thread_name_prefix="qkspace-page")  # of all visitors
+LONG = ThreadPoolExecutor(
+    1, thread_name_prefix="qkspace-page-long"
+)  # likewise, for work of a minute: nothing waits for it
 
 
 def held(document: Document | None, show: Callable[[], None]) -> None:
@@ -26,10 +29,13 @@ def held(document: Document | None, show: Callable[[], None]) -> None:
         document.unhold()
 
 
-def beside(document: Document, work: Callable[[], str], tell: Callable[[str], None]) -> None:
+def beside(
+    document: Document, work: Callable[[], str], tell: Callable[[str], None], *, takes_long: bool = False
+) -> None:
     """Do work that takes more than a moment and tell its result; beside the server's loop where there is one.
 
-    So other visitors need not wait. Without a server it is done at once.
+    So other visitors need not wait; nor does other such work wait for what `takes_long`, a minute and not a second. Without a
+    server it is done at once.
     """
     session = document.session_context
     if session is None:
@@ -40,4 +46,4 @@ def beside(document: Document, work: Callable[[], str], tell: Callable[[str], No
         if not session.destroyed:  # else the visitor has gone
             document.add_next_tick_callback(partial(tell, future.result()))
 
-    POOL.submit(work).add_done_callback(done)
+    (LONG if takes_long else POOL).submit(work).add_done_callback(done)

@@ -15,14 +15,13 @@ import pandas as pd
 from bokeh.layouts import column, row
 from bokeh.models import CheckboxGroup, Div, InlineStyleSheet, LayoutDOM, RadioButtonGroup, Select
 
-from qkspace.app import heads_bars, heads_curves, heads_data
+from qkspace.app import heads_bars, heads_curves, heads_data, heads_panels, heads_words
 from qkspace.app.figures_heads import Dots, side_by_side, stacked
 from qkspace.app.figures_heads_bars import Rows
 from qkspace.app.figures_heads_profile import ProfileCurves, ProfileHeat
 from qkspace.app.figures_heads_tree import TreeFigure
 from qkspace.app.heads_look import Look, look_of
 from qkspace.app.language import say
-from qkspace.app.lists import go
 from qkspace.app.loop import beside, held
 from qkspace.app.select import Scene, Shown
 from qkspace.app.state import Figure, State
@@ -30,9 +29,7 @@ from qkspace.app.style import CARD_CSS, HEADS_CSS, PANEL, WIDGET_CSS
 from qkspace.schema import QKSpaceError
 
 FIGURES: tuple[Figure, ...] = get_args(Figure)
-CHAINS = ("entity", "coref", "chain", "mention")  # columns that tell which mentions are of one thing
-MOST_PAIRS = 60  # of redundant heads that are listed
-STICKS_PX = 450  # height of what stays in view beside what scrolls
+STICKS = "max(330px, 100cqh)"  # height of what stays in view beside what scrolls: of all that is seen of the body
 COLOURED = ("where", "entropy", "among", "relations", "coreference", "behaviours", "matters")  # figures of dots
 
 
@@ -69,6 +66,12 @@ class Words:
         """Nothing: words take their colours from the page."""
 
 
+def sticking(root: LayoutDOM) -> LayoutDOM:
+    """Return what stays in view while what is beside it scrolls."""
+    root.styles = {**root.styles, "position": "sticky", "top": "0", "max-height": STICKS}
+    return root
+
+
 class HeadsView:
     """The figures of what heads do, one at a time."""
 
@@ -87,6 +90,7 @@ class HeadsView:
         self.distances: dict[str, pd.DataFrame] | None = None
         self._make_choices(state)
         scroll = {"overflow-y": "auto", "overflow-x": "hidden", "scrollbar-width": "thin", "min-height": "0"}
+        scroll["container-type"] = "size"  # of which STICKS is a share
         self.body = column(sizing_mode="stretch_both", styles=scroll, margin=0, name="heads_body")
         self.root = column(
             *(self.figure, self.choices, self.note, self.legend, self.body),
@@ -107,13 +111,20 @@ class HeadsView:
         )
         self.figure.on_change("active", lambda _attr, _old, new: self._open_figure(FIGURES[new]))
         choices = list(heads_data.colour_choices(self.shown, self.language).items())
-        self.by = Select(title=t("by"), value=state.by, options=choices, width=210, name="by", **common)
+        self.by = Select(title=t("by"), value=state.by, options=choices, width=250, name="by", **common)
         self.by.on_change("value", lambda _attr, _old, new: change(by=new))
-        self.aspect = Select(title=t("aspect"), value=state.aspect, options=[""], width=210, name="aspect", **common)
+        self.aspect = Select(title=t("aspect"), value=state.aspect, options=[""], width=290, name="aspect", **common)
         self.aspect.on_change("value", lambda _attr, _old, new: change(aspect=new))
         low = common | {"align": "end"}
         self.weighted = CheckboxGroup(labels=[t("weighted")], width=210, name="weighted", **low)
         self.weighted.on_change("active", lambda _attr, _old, new: change(weighted=bool(new)))
+        for control in (
+            self.figure,
+            self.by,
+            self.aspect,
+            self.weighted,
+        ):  # which may be made after the page was loaded
+            control.html_attributes = {"title": heads_words.tip(control.name or "", state.language)}
         sheet = InlineStyleSheet(css=CARD_CSS + HEADS_CSS)
         words: dict[str, Any] = {"stylesheets": [sheet], "sizing_mode": "stretch_width", "margin": 0}
         self.legend = Div(name="heads_legend", **words)
@@ -156,7 +167,8 @@ class HeadsView:
         self.aspect.options, self.aspect.value = list(known.items()), aspect
         self.aspect.visible = len(known) > 1
         self.weighted.active = [0] if state.weighted else []
-        self.weighted.visible = state.figure == "where" and heads_data.table_of(self.shown.index, "surface") is not None
+        surface = heads_data.table_of(self.shown.index, "surface")
+        self.weighted.visible = state.figure == "where" and surface is not None and "attention_by_value" in surface
         self.by.visible = self.legend.visible = state.figure in COLOURED
 
     def _draw(self, state: State, aspect: str) -> None:
@@ -172,9 +184,11 @@ class HeadsView:
             "matters": self._matters,
         }
         self.parts, self.is_drawing = [], True
-        named = "note_profile_heat" if state.figure == "profile" and aspect else f"note_{state.figure}"
-        self.note.text = f'<p class="small muted">{escape(self.say(named))}</p>'
-        self.body.children = [make[state.figure](aspect)]
+        drawn = make[state.figure](aspect)  # which may measure what the note tells of
+        tables = self._distance_tables() if state.figure == "among" else None
+        told = None if tables is None else tables["distances"]
+        self.note.text = heads_words.note(self.shown, state.figure, aspect, self.language, told)
+        self.body.children = [drawn]
         self.is_drawing = False
         self.paint(state.theme)
 
@@ -188,46 +202,48 @@ class HeadsView:
     def _words(self, text: str, **options: Any) -> LayoutDOM:
         return self._add(Words(text, **options))
 
+    def _missing(self, name: str) -> LayoutDOM:
+        return self._words(heads_words.missing(self.shown, name, self.language))
+
     def _where(self, aspect: str) -> LayoutDOM:
-        panels = heads_data.where_panels(self.shown, aspect, weighted=self.state.weighted, language=self.language)
+        panels = heads_panels.where_panels(self.shown, aspect, weighted=self.state.weighted, language=self.language)
         drawn = self._dots(panels)
         if heads_data.table_of(self.shown.index, "surface") is not None:
             return drawn
-        return stacked(self._words(self._old()), drawn)
+        return stacked(self._words(heads_words.old(self.shown, self.language)), drawn)
 
     def _entropy(self, _aspect: str) -> LayoutDOM:
-        return self._dots(heads_data.entropy_panels(self.shown, self.language))
+        return self._dots(heads_panels.entropy_panels(self.shown, self.language))
 
     def _profile(self, aspect: str) -> LayoutDOM:
         found = heads_curves.profiles(self.shown)
         if found is None:
-            return self._words(self._old())
+            return self._words(heads_words.old(self.shown, self.language))
         make = ProfileHeat if aspect else ProfileCurves
         return self._add(make(self.shown.head_table[["layer", "head"]], found, self.language, self._opens))
 
     def _behaviours(self, _aspect: str) -> LayoutDOM:
-        panels = heads_data.behaviour_panels(self.shown, self.language)
-        return self._dots(panels) if panels else self._words(self._missing("behaviours"))
+        panels = heads_panels.behaviour_panels(self.shown, self.language)
+        return self._dots(panels) if panels else self._missing("behaviours")
 
     def _matters(self, aspect: str) -> LayoutDOM:
-        panel = heads_data.matters_panel(self.shown, aspect, self.language)
+        panel = heads_panels.matters_panel(self.shown, aspect, self.language)
         warns = self._words(f'<p class="small"><b>{escape(self.say("matters_proves"))}</b></p>')
-        drawn = self._words(self._missing("ablation")) if panel is None else self._dots([panel])
+        drawn = self._missing("ablation") if panel is None else self._dots([panel])
         return stacked(warns, drawn)
 
     def _relations(self, aspect: str) -> LayoutDOM:
         bars = heads_bars.relation_bars(self.shown.index, self.language)
         if bars is None or heads_data.table_of(self.shown.index, "relations-all") is None:
-            return self._words(self._missing("relations"))
+            return self._missing("relations")
         best = self._add(Rows([bars], self.language, self._opens, axis="axis_accuracy"))
-        every = self._dots([heads_data.relation_panel(self.shown, aspect, self.language)])
-        every.max_height, every.styles = STICKS_PX, {**every.styles, "position": "sticky", "top": "0"}
-        return side_by_side(best, every, gap=10)
+        every = self._dots([heads_panels.relation_panel(self.shown, aspect, self.language)])
+        return side_by_side(best, sticking(every), gap=10)
 
     def _coreference(self, _aspect: str) -> LayoutDOM:
-        panels = heads_data.coreference_panels(self.shown, self.language)
+        panels = heads_panels.coreference_panels(self.shown, self.language)
         groups = heads_bars.coreference_bars(self.shown.index, self.language)
-        chains: list[LayoutDOM] = [self._words(self._missing("coreference"))]
+        chains: list[LayoutDOM] = [self._missing("coreference")]
         if panels and groups:
             bars = self._add(Rows(groups, self.language, self._opens, axis="axis_accuracy", across=2))
             chains = [side_by_side(bars, self._dots(panels), gap=10)]
@@ -237,7 +253,7 @@ class HeadsView:
         )
         trees = [self._words(title)]
         if probes is None:
-            trees.append(self._words(self._missing("probes")))
+            trees.append(self._missing("probes"))
         else:
             trees.append(self._add(Rows([probes], self.language, self._opens, axis="axis_uas", here=False)))
         return stacked(*chains, *trees)
@@ -250,17 +266,14 @@ class HeadsView:
             self.measure()
             tables = self._distance_tables()  # without a server it has been measured at once
         if tables is None:
-            says = self.trouble or self.say("heads_measuring")
-            return self._words(
-                f'<p class="muted">{escape(says)}</p><p><code>{escape(self._command("distances"))}</code></p>'
-            )
+            return self._words(heads_words.measuring(self.shown, self.trouble, self.language))
         distances, heads = tables["distances"], self.shown.head_table[["layer", "head"]]
-        drawn = self._dots([heads_data.among_panel(self.shown, distances, aspect, self.language)])
+        drawn = self._dots([heads_panels.among_panel(self.shown, distances, aspect, self.language)])
         tree = heads_curves.tree_of(self.shown, distances, tables["distances-tree"])
         tips = heads_data.nearest_tips(self.shown, distances, self.language)
         leaves = self._add(TreeFigure(heads, tree, tips, self.language, self._opens))
-        pairs = self._words(self._pairs(tables["distances-redundant"]), width=190)
-        return side_by_side(drawn, leaves, pairs, gap=10)
+        pairs = self._words(heads_words.pairs(tables["distances-redundant"], self.language), width=190)
+        return side_by_side(sticking(drawn), leaves, sticking(pairs), gap=10)
 
     def _distance_tables(self) -> dict[str, pd.DataFrame] | None:
         """Return what is known of how far heads are apart: of the index, or measured for this page."""
@@ -288,49 +301,7 @@ class HeadsView:
                 self.drawn = None
                 held(document, partial(self.show, self.scene))
 
-        beside(document, work, tell)
-
-    def _pairs(self, pairs: pd.DataFrame) -> str:
-        """List heads that attend so much alike that one of them says little new."""
-        lines = []
-        for each in pairs.head(MOST_PAIRS).to_dict("records"):
-            names = [
-                f'<button class="link" {go(page="head", layer=int(each[f"layer_{i}"]), head=int(each[f"head_{i}"]))}>'
-                f"L{int(each[f'layer_{i}'])}H{int(each[f'head_{i}'])}</button>"
-                for i in "ab"
-            ]
-            error = f" ± {each['error']:.3f}" if pd.notna(each.get("error")) else ""
-            lines.append(f'<tr><td>{" · ".join(names)}</td><td class="number">{each["distance"]:.3f}{error}</td></tr>')
-        more = len(pairs) - len(lines)
-        rest = f'<p class="small muted">{escape(self.say("pairs_more", n=more))}</p>' if more > 0 else ""
-        listed = (
-            f"<table>{''.join(lines)}</table>" if lines else f'<p class="muted">{escape(self.say("pairs_none"))}</p>'
-        )
-        note = escape(self.say("pairs_note"))
-        return f'<h2>{escape(self.say("pairs"))}</h2><p class="small muted">{note}</p>{listed}{rest}'
-
-    # ---------------------------------------------------------------- what is not there
-
-    def _old(self) -> str:
-        return f'<p class="small">{escape(self.say("heads_old"))}</p>'
-
-    def _missing(self, name: str) -> str:
-        """Say why an analysis is not there: the corpus does not allow it, or it is still to be made, and how."""
-        tokens = self.shown.index.tokens
-        what = escape(self.say(f"analysis_{name}"))
-        of_words = name in ("relations", "coreference", "probes")
-        if of_words and self.shown.modality != "text":
-            return f'<p class="muted">{what}: {escape(self.say("heads_no_words"))}</p>'
-        if name in ("relations", "probes") and not {"head", "deprel"} <= set(tokens):
-            return f'<p class="muted">{what}: {escape(self.say("heads_no_trees"))}</p>'
-        if name == "coreference" and not any(column in tokens for column in CHAINS):
-            return f'<p class="muted">{what}: {escape(self.say("heads_no_chains"))}</p>'
-        how = escape(self.say("heads_make"))
-        return f'<p class="muted">{what}: {how}</p><p><code>{escape(self._command(name))}</code></p>'
-
-    def _command(self, name: str) -> str:
-        root = self.shown.index.root
-        return f"qkspace ablate {root}" if name == "ablation" else f"qkspace heads {root} --only {name}"
+        beside(document, work, tell, takes_long=True)
 
     def paint(self, theme: str) -> None:
         """Take on the colours of a theme."""
