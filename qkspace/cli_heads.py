@@ -35,11 +35,14 @@ def add_heads(heads: argparse.ArgumentParser) -> None:
     )
     heads.add_argument(
         "--max-queries",
-        type=int,
+        type=_positive,
         help="queries that distances are measured on, however long it takes (default: some 2,000)",
     )
     heads.add_argument("--seed", type=int, help="of samples (default 0)")
-    heads.add_argument("--overwrite", action="store_true", help="make anew what is there")
+    heads.add_argument("--overwrite", action="store_true", help="make anew also what is there with the same options")
+    heads.add_argument(
+        "--remove", type=_names, default=(), metavar="NAMES", help="take analyses out of the index, and do nothing else"
+    )
     _add_model(heads)
     heads.set_defaults(run=_heads)
 
@@ -59,8 +62,8 @@ def add_ablate(ablate: argparse.ArgumentParser) -> None:
         default="auto",
         help="loss at masked tokens, of the next token, or how far the model's output moves (default: what the model has)",
     )
-    ablate.add_argument("--max-tokens", type=int, help="tokens of the sample of sequences that it is measured on")
-    ablate.add_argument("--batch-tokens", type=int, help="padded tokens of a forward pass")
+    ablate.add_argument("--max-tokens", type=_positive, help="tokens of the sample of sequences that it is measured on")
+    ablate.add_argument("--batch-tokens", type=_positive, help="padded tokens of a forward pass")
     ablate.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where the model runs (default auto)")
     ablate.add_argument("--seed", type=int, help="of the sample (default 0)")
     ablate.add_argument("--overwrite", action="store_true", help="measure anew what is there")
@@ -93,7 +96,10 @@ def report_heads(options: argparse.Namespace, console: Console) -> int:
         for line in report.hints(index):
             console.result(line)
     if options.tables is not None:
+        there = {path.name for path in options.tables.glob("*")} if options.tables.is_dir() else set()
         paths = report.write_tables(index, options.tables, csv=options.csv)
+        if others := sorted(there - {path.name for path in paths}):
+            console.say(f"{options.tables} also holds what was not written now: {', '.join(others)}.")
         console.result(f"{options.tables}: {len(paths)} tables: {', '.join(path.name for path in paths)}")
     return 0
 
@@ -103,14 +109,33 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trust-remote-code", action="store_true", help="let that model run code of its own")
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 on; got {text!r}")
+    return int(text)
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _heads(options: argparse.Namespace, console: Console) -> int:
+    if options.remove:
+        return _remove(options, console)
     return _run(
         options, options.only, ("choose", "report", "column", "vectors", "max_queries", "seed", "model"), console
     )
+
+
+def _remove(options: argparse.Namespace, console: Console) -> int:
+    from qkspace.heads import kept
+    from qkspace.index import Index
+
+    index = Index(options.index)
+    for name in options.remove:
+        index = kept.remove(index, name)
+        console.say(f"{index.root} holds {name} no more.")
+    return 0
 
 
 def _ablate(options: argparse.Namespace, console: Console) -> int:

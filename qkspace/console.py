@@ -6,16 +6,19 @@ Progress and remarks go to standard error, results to standard output, so that a
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from rich.console import Console as Terminal
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 T = TypeVar("T")
+WIDEST = 400  # characters of a table
 
 
 class Console:
@@ -25,7 +28,7 @@ class Console:
         """Make a console of that level."""
         self.level = level
         self._progress = Terminal(stderr=True, highlight=False)
-        self._result = Terminal(highlight=False, width=None if sys.stdout.isatty() else 140)
+        self._result = Terminal(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140)
 
     def track(self, items: Iterable[T], total: int | None, label: str, *, done: int = 0, unit: str = "") -> Iterator[T]:
         """Yield the items behind a progress bar with the time left; `done` of `total` (None: unknown) are finished."""
@@ -73,7 +76,8 @@ class Console:
             table.add_column(escape(column), justify="left" if i == 0 else "right", no_wrap=True)
         for row in rows:
             table.add_row(*(escape(cell) for cell in row))
-        self._result.print(table)
+        needed = Measurement.get(self._result, self._result.options.update(max_width=WIDEST), table).maximum
+        Terminal(highlight=False, width=max(self._result.width, needed)).print(table)  # wide, rather than cut
 
 
 SILENT = Console(0)

@@ -9,7 +9,7 @@ In: a folder that `qkspace build` made. Out: tables and arrays. Needs neither to
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -259,6 +259,9 @@ class Index:
         """Return what each head is called by what it does, by stated thresholds; see `qkspace.heads.labels`."""
         from qkspace.heads.labels import Thresholds, labels
 
+        known = [each.name for each in fields(Thresholds)]
+        if unknown := thresholds.keys() - set(known):
+            raise QKSpaceError(f"There is no threshold {', '.join(sorted(unknown))}; there are {', '.join(known)}.")
         return labels(self.head_table(), Thresholds(**thresholds))
 
     def table(self, name: str) -> pd.DataFrame:

@@ -87,6 +87,8 @@ def test_kept_again_takes_the_place(index: Index) -> None:
     found = kept.keep(index, "relations", {"relations": of_heads(index, uas=0.9)}, head_columns=["uas"])
     assert kept.tables(found) == ["relations"] and store.verify(found.root) == []
     assert (found.head_table()["uas"] == 0.9).all()
+    with pytest.raises(QKSpaceError, match="There is no threshold prev; there are "):
+        found.labels(prev=0.4)
     with pytest.raises(QKSpaceError, match=r"holds no table 'relations-old'.*it holds relations.*--only relations"):
         kept.read(found, "relations-old")
 
@@ -166,6 +168,37 @@ def test_what_cannot_be_analysed(
     with pytest.raises(QKSpaceError, match="vectors is an option of probes, which is not asked for: --only probes"):
         analyse.run(index, vectors="glove.txt")
     assert measured == []
+
+
+def test_other_options_take_the_place_and_say_so(index: Index, measured: list[dict[str, Any]], capsys: Any) -> None:
+    """What was made with options of its own stays in a run of all, gives way where it is asked for, and can be taken out."""
+    assert main(["heads", str(index.root), "--only", "relations", "--choose", "parsed.conllu"]) == 0
+    assert main(["heads", str(index.root)]) == 0
+    assert "relations: there already, with options of its own (choose parsed.conllu)" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert [call["name"] for call in measured] == ["relations", "behaviours", "distances", "coreference"]
+    assert main(["heads", str(index.root), "--only", "relations", "--seed", "2"]) == 0
+    assert "takes the place of the one with other options (choose parsed.conllu)" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert measured[-1] == {"name": "relations", "seed": 2}
+    assert main(["heads", str(index.root), "--remove", "relations,distances"]) == 0
+    found = Index(index.root)
+    assert kept.names(found) == ["behaviours", "coreference"] and store.verify(found.root) == []
+    assert main(["heads", str(index.root), "--remove", "relations"]) == 1
+    assert "holds no analysis 'relations'; it holds behaviours, coreference" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
+def test_a_table_is_never_cut(index: Index, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a narrow terminal a table is wider than it, and whole."""
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main(["report", str(index.root), "--heads"]) == 0
+    said = capsys.readouterr().out
+    assert "…" not in said and "punct." in said
+    assert all(f"L{layer}H{head} " in said for layer in range(6) for head in range(12))
 
 
 def test_one_that_fails_does_not_end_the_others(index: Index, measured: list[dict[str, Any]], monkeypatch: Any) -> None:

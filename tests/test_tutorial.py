@@ -90,7 +90,8 @@ def test_no_cell_complains(ran: Any) -> None:
 def test_the_views_are_there(ran: Any) -> None:
     """Pages in frames of their own, a picture of all heads, and at the end the app."""
     assert "6 layers x 12 heads" in _outputs(ran, "qkspace.build")["text/plain"]
-    assert _outputs(ran, "index.atlas")["image/png"]
+    assert _outputs(ran, "index.atlas")["image/png"] and _outputs(ran, "index.matrix")["image/png"]
+    assert "previous" in _outputs(ran, "index.labels")["text/html"], "the head that looks back is called so"
     for code in ("links=200", "heads=[head.head]", "attention_view(", "head.sentence(live"):
         assert "<iframe srcdoc=" in _outputs(ran, code)["text/html"], code
     assert "<title>all-MiniLM-L6-v2 - qkspace</title>" in _outputs(ran, PAGE)["printed"], "the kernel serves the app"

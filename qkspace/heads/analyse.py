@@ -86,7 +86,8 @@ def run(
 ) -> Index:
     """Run analyses of the heads of an index, keep their tables in it, and return it with them.
 
-    What the index holds already, made with the same options, is not made again.
+    What the index holds already, made with the same options, is not made again; where none is named and no option is given,
+    nor is what was made with others. An index holds one of each: one with other options takes its place.
 
     Args:
         index: a finished index.
@@ -104,9 +105,17 @@ def run(
     chosen = _chosen(index, only, options, console)
     for name in chosen:
         asked = {key: value for key, value in options.items() if key in ANALYSES[name].options}
-        if not overwrite and _is_kept(index, name, asked):
-            console.say(f"{name}: there already, with the same options.")
-            continue
+        if not overwrite and name in kept.names(index):
+            was = index.manifest["analyses"][name]["parameters"].get("asked")
+            if was == kept.plain(asked):
+                console.say(f"{name}: there already, with the same options.")
+                continue
+            if not only and not asked:
+                console.say(
+                    f"{name}: there already, with options of its own ({_said(was)}). --overwrite makes it anew."
+                )
+                continue
+            console.say(f"{name}: takes the place of the one with other options ({_said(was)}).")
         try:
             found = analyse(index, name, console=console, **asked)
         except QKSpaceError as error:
@@ -163,8 +172,6 @@ def _refuse_options(names: Sequence[str], options: dict[str, Any]) -> None:
         raise QKSpaceError(f"{', '.join(names)}: no such option as {option}; there are {', '.join(sorted(known))}.")
 
 
-def _is_kept(index: Index, name: str, asked: dict[str, Any]) -> bool:
-    if name not in kept.names(index):
-        return False
-    was = index.manifest["analyses"][name]["parameters"].get("asked")
-    return bool(was == kept.plain(asked))
+def _said(asked: dict[str, Any] | None) -> str:
+    """Say with which options something was made."""
+    return ", ".join(f"{name} {value}" for name, value in asked.items()) if asked else "none"

@@ -21,7 +21,7 @@ from qkspace.console import SILENT, Console
 from qkspace.heads.antecedents import WAYS, Candidates, Items, antecedents, choices, is_gap
 from qkspace.heads.asked import refuse_choice, refuse_unfit, unfit
 from qkspace.heads.found import Found
-from qkspace.heads.mentions import KINDS, Marks, column_of, marks_of
+from qkspace.heads.mentions import KINDS, Marks, column_of, marks_of, no_chains
 from qkspace.heads.picks import NAME_RULES, RULES, Rule, chance, head_scores
 from qkspace.heads.splits import split
 from qkspace.heads.tabulate import accuracy, heads_of
@@ -102,6 +102,8 @@ def analyse(
     refuse_choice("rows", rows, get_args(Rows))
     refuse_unfit(index)
     marks = marks_of(index, column)
+    if column is not None and (trouble := no_chains(index, column, is_default=True)):
+        console.say(f"warning: {trouble}.")
     candidates = candidates or _default(index, marks, seed, console)
     found, ruled = _found(index, marks, candidates, seed)
     measured = _measure(index, found, choose, report, seed, rows, console, ruled=ruled)

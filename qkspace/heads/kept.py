@@ -78,6 +78,22 @@ def keep(
     return Index(index.root)
 
 
+def remove(index: Index, name: str) -> Index:
+    """Take an analysis and its tables out of an index.
+
+    Raises:
+        QKSpaceError: the index holds none of that name.
+    """
+    if name not in names(index):
+        raise QKSpaceError(f"{index.root} holds no analysis {name!r}; it holds {', '.join(names(index)) or 'none'}.")
+    with store.disk_errors(index.root), store.locked(index.root, wait=WAIT):
+        manifest = dict(store.read_manifest(index.root))
+        _drop(index, manifest, name)
+        if [path.name for path in (index.root / store.WORK).iterdir()] == ["lock"]:
+            store.end_work(index.root)
+    return Index(index.root)
+
+
 def _written(table: pd.DataFrame) -> bytes:
     stream = BytesIO()
     table.to_parquet(stream, index=False)
@@ -139,9 +155,14 @@ def read(index: Index, table: str) -> pd.DataFrame:
         QKSpaceError: the index has none of that name.
     """
     if table not in tables(index):
-        there = ", ".join(tables(index)) or "none"
-        raise QKSpaceError(
-            f"{index.root} holds no table {table!r} of its heads; it holds {there}. Make it: "
-            f"qkspace heads {index.root} --only {table.partition('-')[0]}"
+        from qkspace.heads.analyse import ANALYSES
+
+        name = table.partition("-")[0]
+        how = (
+            f"Make it: qkspace heads {index.root} --only {name}"
+            if name in ANALYSES
+            else f"Analyses: {', '.join(ANALYSES)}"
         )
+        there = ", ".join(tables(index)) or "none"
+        raise QKSpaceError(f"{index.root} holds no table {table!r} of its heads; it holds {there}. {how}")
     return index.table(f"{FOLDER}/{table}")

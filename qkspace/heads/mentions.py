@@ -102,12 +102,12 @@ def column_of(index: Index, column: str | None = None) -> tuple[str, str]:
             f"its corpus has no {what}. Build the index of a corpus whose words say which chain they are of (CoNLL-U with "
             "Entity= in MISC, GAP, or JSONL with a list of values), or name the column (--column)"
         )
-    troubles = [_no_chains(index, name, is_default=column is None) for name in there]
+    troubles = [no_chains(index, name, is_default=column is None) for name in there]
     fit = next((name for name, trouble in zip(there, troubles, strict=True) if not trouble), "")
     return (fit, "") if fit else ("", troubles[0])
 
 
-def _no_chains(index: Index, name: str, *, is_default: bool) -> str:
+def no_chains(index: Index, name: str, *, is_default: bool) -> str:
     """Say why the values of a column are no chains, but tags or types of named entities; "" where they may be chains."""
     column = index.tokens[name].dropna()
     values = sorted(column.astype(str).unique())

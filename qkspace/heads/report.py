@@ -17,6 +17,7 @@ from qkspace.heads import kept, surface
 from qkspace.heads.analyse import ANALYSES
 from qkspace.heads.labels import labels
 from qkspace.index import Index
+from qkspace.schema import QKSpaceError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,12 +31,17 @@ STATISTICS = {  # columns of the table of heads and what a printed table calls t
     "sink_share": "sink",
     "entropy": "entropy",
     "attention_distance": "distance",
-    "induction": "induct.",
-    "duplicate_token": "duplic.",
+}
+FOUND = {  # and those that analyses have added
+    "previous_token": "previous token",
+    "duplicate_token": "duplicate",
+    "induction": "induction",
     "positional": "by place",
     "uas": "UAS",
-    "coreference": "coref.",
-    "loss_change": "loss",
+    "coreference": "coreference",
+    "probe_weight": "probe weight",
+    "loss_change": "change without it",
+    "nearest_distance": "nearest head at",
     "cluster": "cluster",
 }
 MOST_HEADS = 200
@@ -54,7 +60,10 @@ class Printed:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What is printed of a table: title, columns with what they are called, and what is sorted by, the largest first."""
+    """What is printed of a table: title, columns with what they are called, and what is sorted by, the largest first.
+
+    The column "head" is the head of a row, and "pair" the two heads of one.
+    """
 
     title: str
     columns: dict[str, str]
@@ -62,11 +71,21 @@ class Summary:
 
 
 _INTERVAL = {"low": "low", "high": "high"}
+_BEST = {"head": "head", "direction": "direction", "n": "n", "accuracy": "accuracy", **_INTERVAL}
 SUMMARIES = {
+    "ablation": Summary(
+        "What changes without a head, most first",
+        {"head": "head", "loss_change": "change", **_INTERVAL, "measure": "measured", "method": "by"},
+        "loss_change",
+    ),
+    "distances-redundant": Summary(
+        "Heads that attend alike", {"pair": "heads", "distance": "distance", "error": "error"}
+    ),
     "relations-best": Summary(
         "The best head of each dependency relation, against always looking a fixed number of words away",
         {
             "relation": "relation",
+            "head": "head",
             "direction": "direction",
             "n_report": "words",
             "accuracy": "accuracy",
@@ -79,12 +98,10 @@ SUMMARIES = {
         },
         "n_report",
     ),
-    "coreference-best": Summary(
-        "The best head at finding antecedents", {"kind": "mentions", "n": "n", "accuracy": "accuracy", **_INTERVAL}
-    ),
+    "coreference-best": Summary("The best head at finding antecedents", {"kind": "mentions", **_BEST}),
     "coreference-gap-best": Summary(
         "The best head at telling which of two names a pronoun means (GAP)",
-        {"gender": "passages", "n": "n", "accuracy": "accuracy", **_INTERVAL},
+        {"gender": "passages", **_BEST},
     ),
     "coreference-gap-baselines": Summary(
         "Rules that tell which of two names a pronoun means (GAP)",
@@ -104,7 +121,7 @@ SUMMARIES = {
 
 def printed_tables(index: Index) -> list[Printed]:
     """Return what is to be said of the heads of an index: their statistics, and what its analyses found."""
-    found = [_heads(index)]
+    found = _heads(index)
     there = kept.tables(index)
     return found + [_printed(kept.read(index, name), how) for name, how in SUMMARIES.items() if name in there]
 
@@ -139,42 +156,60 @@ def write_tables(index: Index, folder: Path, *, csv: bool = False) -> list[Path]
     if surface.is_there(index):
         tables |= {name: surface.read(index, name) for name in surface.TABLES}
     tables |= {name: kept.read(index, name) for name in kept.tables(index)}
-    with store.disk_errors(folder):
+    try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise QKSpaceError(
+            f"{folder}: no folder can be made there ({error.strerror}). Name another for the tables."
+        ) from error
+    with store.disk_errors(folder):
         return [write_table(each, folder / f"{name}{'.csv' if csv else '.parquet'}") for name, each in tables.items()]
 
 
-def _heads(index: Index) -> Printed:
+def _heads(index: Index) -> list[Printed]:
+    """Return what the build has summed of each head, and what analyses have found of it."""
     table = index.head_table()
-    known = {name: title for name, title in STATISTICS.items() if name in table and not table[name].isna().all()}
-    label = labels(table)["label"].to_numpy()
-    rows = [
-        [_name(row), str(label[i]), *(f"{row[name]:.2f}" if name != "cluster" else f"{row[name]:g}" for name in known)]
-        for i, row in enumerate(table.head(MOST_HEADS).to_dict(orient="records"))
-    ]
-    left = len(table) - len(rows)
-    return Printed(
+    label = labels(table)["label"].astype(str).tolist()
+    left = len(table) - MOST_HEADS
+    more = f" ({left:,} more heads: --tables FOLDER)" if left > 0 else ""
+    looks = Printed(
         f"What heads look at, means over all {index.manifest['corpus']['n_tokens']:,} tokens of the corpus",
-        ["head", "label", *known.values()],
-        rows,
+        *_of_heads(table, STATISTICS, label),
         "shares of attention, 1 is all of it; entropy in nats, distance in tokens; sink: to the one token of a sequence that "
-        "gets most; further columns are what analyses found (qkspace heads). Labels: the thresholds of qkspace.heads.labels"
-        + (f" ({left:,} more heads: --tables FOLDER)" if left else ""),
+        f"gets most. Labels: the thresholds of qkspace.heads.labels{more}",
     )
+    if not any(name in table for name in FOUND):
+        return [looks]
+    found = "What analyses found of each head"
+    return [looks, Printed(found, *_of_heads(table, FOUND), f"docs/heads.md says what each number is{more}")]
+
+
+def _of_heads(
+    table: pd.DataFrame, titles: dict[str, str], label: list[str] | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """Return titles and cells of some columns of the table of heads, those that are there."""
+    known = {name: title for name, title in titles.items() if name in table and not table[name].isna().all()}
+    rows = []
+    for i, row in enumerate(table.head(MOST_HEADS).to_dict(orient="records")):
+        cells = [_cell(row[name]) if name != "cluster" else f"{row[name]:g}" for name in known]
+        rows.append([_name(row), *([label[i]] if label else []), *cells])
+    return ["head", *(["label"] if label else []), *known.values()], rows
 
 
 def _printed(table: pd.DataFrame, summary: Summary) -> Printed:
     """Return the columns of a table that are printed of it."""
     some = table.sort_values(summary.order, ascending=False, kind="stable") if summary.order else table
-    names = [name for name in summary.columns if name in some]
-    titles = [summary.columns[name] for name in names]
-    rows = []
-    for row in some.head(MOST_ROWS).to_dict(orient="records"):
-        cells = [_cell(row[name]) for name in names]
-        rows.append([cells[0], _name(row), *cells[1:]] if "layer" in row else cells)
+    names = [name for name in summary.columns if name in some or name in ("head", "pair")]
+    rows = [[_of_row(row, name) for name in names] for row in some.head(MOST_ROWS).to_dict(orient="records")]
     left = len(table) - len(rows)
     note = str(table.attrs.get("note", "")) + (f" ({left:,} more rows: --tables FOLDER)" if left else "")
-    return Printed(summary.title, [titles[0], *(["head"] if "layer" in table else []), *titles[1:]], rows, note)
+    return Printed(summary.title, [summary.columns[name] for name in names], rows, note)
+
+
+def _of_row(row: dict[Any, Any], name: str) -> str:
+    if name == "pair":
+        return f"L{row['layer_a']}H{row['head_a']} and L{row['layer_b']}H{row['head_b']}"
+    return _name(row) if name == "head" else _cell(row[name])
 
 
 def _name(row: dict[Any, Any]) -> str:
