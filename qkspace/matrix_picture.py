@@ -178,6 +178,7 @@ def _space(
         for tick in getattr(axes, f"{side}axis").get_major_ticks():
             for label in (tick.label1, tick.label2):
                 label.set(fontproperties=font.properties(size), color=hue, parse_math=False)
+    axes.invert_yaxis()  # the first query at the back, as in the app
     axes.set_zlim(0, max(0.05, float(matrix.attention.max())))
     for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
         axis.set_pane_color((0, 0, 0, 0))

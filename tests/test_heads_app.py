@@ -26,7 +26,7 @@ from qkspace.app.colours import MISSING
 from qkspace.app.figures_heads import share_format
 from qkspace.app.heads_bars import relation_bars
 from qkspace.app.heads_curves import profiles, tree_of
-from qkspace.app.heads_look import SHAPES, look_of
+from qkspace.app.heads_look import LABELS, SHAPES, look_of
 from qkspace.app.heads_words import rebuild
 from qkspace.app.language import LANGUAGES, SUBJECTS, say, strings
 from qkspace.app.loop import beside
@@ -34,7 +34,7 @@ from qkspace.app.select import Shown
 from qkspace.app.state import Figure, State, from_address
 from qkspace.cli import _parser
 from qkspace.heads import behaviours, distances, kept, relations
-from qkspace.heads.labels import OTHER, labels
+from qkspace.heads.labels import COLUMNS, OTHER, labels
 from qkspace.index import Index
 from qkspace.plan import Parameters
 from qkspace.schema import QKSpaceError
@@ -304,6 +304,35 @@ def test_a_profile_is_that_of_the_chosen_head_and_its_layer(analysed: Index) -> 
         assert others == [f"L2H{i}" for i in range(12) if i != head]
 
 
+def test_the_best_head_of_a_gender_is_shown_with_its_direction_and_count(analysed: Index, tmp_path: Path) -> None:
+    shutil.copytree(analysed.root, tmp_path / "index")
+    ends = {"low": 0.5, "high": 0.8}
+    way = ["mention to antecedent", "antecedent to mention"]
+    groups, n = ["feminine", "masculine"], [66, 1112]
+    best = pd.DataFrame(
+        {"gender": groups, "layer": 3, "head": [7, 1], "direction": way, "accuracy": 0.7, "n": n, **ends}
+    )
+    rules = pd.DataFrame({"baseline": "nearest before", "gender": groups, "n": n, "accuracy": 0.4, **ends})
+    of = analysed.head_table()[["layer", "head"]].assign(accuracy=0.3)
+    by_kind = {"columns": {"gender": "kind"}}
+    tables = {"coreference-gap-best": best, "coreference-gap-baselines": rules, "coreference": of}
+    tables |= {"coreference-best": best.rename(**by_kind), "coreference-baselines": rules.rename(**by_kind)}
+    index = kept.keep(Index(tmp_path / "index"), "coreference", tables)
+    visitor = opened(index, "coreference")
+    assert strings("en")["note_coreference"] in unescape(visitor.widget("heads_note").text)
+    plots = [visitor.widget(f"heads_rows_{i}") for i in range(4)]
+    assert [plot.title.text.text for plot in plots[2:]] == ["GAP: feminine", "GAP: masculine"]
+    assert [plot.xaxis.axis_label.text for plot in plots[2:]] == ["accuracy, n = 66", "accuracy, n = 1,112"]
+    assert "L3H7: mention → antecedent" in plots[2].y_range.factors
+    assert "L3H1: antecedent → mention" in plots[3].y_range.factors
+    assert len({plot.min_border_left for plot in plots}) == 1, "all begin at one place"
+
+
+def test_an_interval_below_nothing_is_told_in_words(analysed: Index) -> None:
+    found = dots(opened(analysed, "matters", aspect="entropy"))
+    assert "(from -0.03 to 0.02)" in found["tip0"][0], "a dash before a sign would be read as a range"
+
+
 # ---------------------------------------------------------------- colours
 
 
@@ -315,8 +344,20 @@ def test_dots_of_one_behaviour_have_one_colour_and_one_shape(analysed: Index) ->
         for label in named
     }
     assert all(len(found) == 1 for found in looks.values())
-    assert len({next(iter(found)) for found in looks.values()}) == len(looks) <= len(SHAPES)
+    assert len({next(iter(found)) for found in looks.values()}) == len(looks)
     assert next(iter(looks[OTHER]))[1] == "circle"
+    assert f"{strings('en')['label_other']} <b>{named.count(OTHER)}</b>" in look.legend, "what the tables call it"
+
+
+def test_a_label_looks_the_same_on_every_index(analysed: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(LABELS) == set(COLUMNS), "a label without a look would be taken for none"
+    assert len(set(LABELS.values())) == len(LABELS) and {shape for _, shape in LABELS.values()} <= set(SHAPES)
+    shown, looks = Shown(analysed), []
+    for labelled in (["sink"] * 70 + ["next"] * 2, ["next"] * 70 + ["sink"] * 2):
+        monkeypatch.setattr(heads_data, "labels_of", lambda _shown, labelled=labelled: labelled)
+        look = look_of(shown, "label", "dark", "en")
+        looks.append(dict(zip(labelled, zip(look.colour, look.marker, strict=True), strict=True)))
+    assert looks[0] == looks[1]
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -395,6 +436,11 @@ def test_a_corpus_without_trees_is_told_so(decoder_index: Index) -> None:
     text = Visitor(decoder_index, page="heads", figure="relations").text()
     assert strings("en")["heads_no_trees"] in unescape(text)
     assert "--only relations" not in text, "the command would only fail"
+    assert strings("en")["note_relations"] not in unescape(text), "there is nothing that this would explain"
+    visitor = Visitor(decoder_index, page="heads", figure="relations")
+    assert not visitor.widget("heads_legend").visible
+    visitor.widget("figure").active = FIGURES.index("entropy")
+    assert visitor.widget("heads_legend").visible
 
 
 def test_the_map_says_how_faithful_it_is(analysed: Index) -> None:
@@ -526,8 +572,6 @@ def _clicked(button: Any) -> Any:
 
 
 def test_every_label_has_a_name_in_every_language() -> None:
-    from qkspace.heads.labels import COLUMNS
-
     for language in LANGUAGES:
         assert {f"label_{name}" for name in COLUMNS} <= set(strings(language))
     assert all(strings(f"en+{subject}")["label_previous"] for subject in SUBJECTS)

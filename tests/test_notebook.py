@@ -116,7 +116,11 @@ def test_the_atlas_below_a_cell_is_a_picture_of_every_head(small_index: Index, t
         ("atlas", {"heads": 3}, "takes no 'heads'; it takes method, dims, colour, theme, width"),
         ("atlas", {"theme": "sepia"}, "light, dark"),
         ("show", {"colours": "upos"}, "takes no 'colours'; it takes page, layer, head"),
-        ("show", {"page": "globe"}, "index.show was asked for page 'globe'; expected map or atlas or sentence or head"),
+        (
+            "show",
+            {"page": "globe"},
+            "asked for page 'globe'; expected map or atlas or heads or sentence or plots or head",
+        ),
         ("show", {"theme": "sepia"}, "expected light or dark"),
         ("show", {"language": "fr"}, "expected en or ja"),
         ("show", {"colour": "flavour"}, "expected one of query / key"),

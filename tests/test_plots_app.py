@@ -19,6 +19,7 @@ from qkspace.app.state import State
 from qkspace.app.views.plots import MOST, PlotsView
 from qkspace.index import Index
 from qkspace.matrix import Matrix, matrix_of
+from qkspace.matrix_picture import matrix_picture
 
 
 def opened(index: Index, **chosen: Any) -> tuple[Document, dict[str, Any]]:
@@ -50,6 +51,33 @@ def test_heat_map_is_the_mean_of_the_layer(small_index: Index) -> None:
     np.testing.assert_allclose(glyph_data(figures["matrix_heat"], "cells")["image"][0][::-1], expected, atol=1e-6)
 
 
+def test_colours_reach_to_the_largest_weight(small_index: Index) -> None:
+    """The bar tells how far: weights of a long sequence are small, and would all be white on a scale to 100 %."""
+    _, figures = opened(small_index, sequence=3, layer=5)
+    mapper = next(each for each in figures["matrix_heat"].renderers if each.name == "cells").glyph.color_mapper
+    largest = matrix_of(small_index, 3, layer=5).attention.max()
+    assert 0.05 < largest < 1 and mapper.high == pytest.approx(largest) and mapper.low == 0
+    n = 40
+    words, every, place = ["a"] * n, np.ones((n, n), dtype=bool), np.arange(n)
+    figures_matrix.name_heat(
+        figures["matrix_heat"],
+        Matrix(words, words, every / n, every, every[0], place, place + n, "m", "l", "s", (0, n), n),
+    )
+    assert mapper.high == 0.05, "differences of nothing are not blown up"
+
+
+def test_nothing_of_the_corpus_is_drawn_while_a_sentence_is_read(small_index: Index) -> None:
+    """While the model reads a typed sentence the page says so; then it draws what it drew before the sentence was typed."""
+    shown, state = shown_of(small_index), State(page="plots", sequence=3)
+    view = PlotsView(shown, state, lambda **_what: None)
+    view.show(scene_of(shown, state))
+    view.show(replace(scene_of(shown, replace(state, text="A cat.")), live_says="reading <b>"))
+    assert not any(plot.visible for plot in view.figures.values())
+    assert say("en", "plots_reading") in view.words.text and "reading &lt;b&gt;" in view.words.text
+    view.show(scene_of(shown, state))
+    assert view.figures["heatmap"].visible and say("en", "plots_reading") not in view.words.text
+
+
 def test_words_of_a_stranger_are_text(small_index: Index) -> None:
     """Tokens reach the browser as labels and as data of a tooltip, never within its HTML."""
     _, figures = opened(small_index, sequence=3)
@@ -79,6 +107,12 @@ def test_space_holds_the_weights(decoder_index: Index, plot: str) -> None:
     assert all(
         len(colour) == 7 and colour.startswith("#") for name in ("top", "left", "right") for colour in solid[name]
     )
+
+
+def test_the_first_query_is_at_the_back_of_saved_bars_too(small_index: Index) -> None:
+    """A picture in space of a notebook stands as that of the page does."""
+    axes = matrix_picture(matrix_of(small_index, 3, layer=5), "bars").axes[0]
+    assert axes.yaxis_inverted() and not axes.xaxis_inverted()
 
 
 def test_long_sequence_is_cut_and_says_so(decoder_index: Index, monkeypatch: pytest.MonkeyPatch) -> None:

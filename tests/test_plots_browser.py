@@ -78,6 +78,9 @@ def words_are_apart(seen: Seen, least: int) -> None:
     found = seen.ask(WORDS_JS)
     colours = {colour for _, colour, _, _ in found}
     assert len(colours) == 3, "queries, keys and the scale"
+    kinds = {text: colour for text, colour, _, _ in found if text in ("query", "key")}
+    assert len(set(kinds.values())) == 2, "both edges say what they are, each in its colour"
+    assert all(text.endswith(" %") for text, colour, _, _ in found if colour not in kinds.values())
     for colour in colours:
         place = np.array([[x, y] for _, each, x, y in found if each == colour])
         assert len(place) >= least

@@ -93,7 +93,7 @@ class Dots:
     def _columns(self, i: int, panel: Panel, layer: IntArray, head: IntArray) -> dict[str, Any]:
         """Return what the source holds for one panel: places, ends of intervals, and what tooltips say."""
         x = beside(layer, head) if panel.x is None else panel.x
-        found = {f"x{i}": x, f"y{i}": panel.y, f"tip{i}": tips(panel, layer)}
+        found = {f"x{i}": x, f"y{i}": panel.y, f"tip{i}": tips(panel, layer, self.language)}
         if panel.low is not None and panel.high is not None:
             found |= {f"low{i}": panel.low, f"high{i}": panel.high}
         return found
@@ -211,7 +211,7 @@ def beside(layer: IntArray, head: IntArray) -> FloatArray:
     return np.asarray(layer + SPREAD * ((head + 0.5) / n - 0.5), dtype=np.float64)
 
 
-def tips(panel: Panel, layer: IntArray) -> list[str]:
+def tips(panel: Panel, layer: IntArray, language: Language) -> list[str]:
     """Return what the tooltip of each head says of a panel."""
     if panel.is_map:
         return [""] * len(panel.y)
@@ -222,13 +222,18 @@ def tips(panel: Panel, layer: IntArray) -> list[str]:
     found = [f"{panel.title or panel.y_name}: {said(value)}" for value in panel.y.tolist()]
     if panel.low is not None and panel.high is not None:
         ends = zip(found, panel.low.tolist(), panel.high.tolist(), strict=True)
-        found = [f"{text} ({said(low)} … {said(high)})" for text, low, high in ends]
+        found = [
+            f"{text} ({say(language, 'tip_interval', low=said(low), high=said(high))})" for text, low, high in ends
+        ]
     if panel.x is not None:
         across = [per_cent(x) if panel.x_is_share else f"{x:.3g}" for x in panel.x.tolist()]
         found = [f"{text}\n{panel.x_name}: {x}" for text, x in zip(found, across, strict=True)]
     elif panel.uniform is not None:
         equal = panel.uniform[layer]
-        found = [text if np.isnan(of) else f"{text} (- - - {said(of)})" for text, of in zip(found, equal, strict=True)]
+        found = [
+            text if np.isnan(of) else f"{text}\n{say(language, 'tip_dashed', value=said(of))}"
+            for text, of in zip(found, equal, strict=True)
+        ]
     return found
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from unicodedata import east_asian_width
 
 import numpy as np
 from bokeh.models import (
@@ -33,6 +34,7 @@ ROW_PX = 21  # least height of a row
 END, CLOSE, FAR = 1.5, 1.75, 2.75  # of the axis, so that there is room for what is said beside the rows
 BESIDE = 1.03  # where words of dumbbells stand, in one column
 WIDE, NARROW = 590, 300  # least width of a chart with such words, and of one of several
+NAME_GAP, LETTER, WIDE_LETTER = 14, 6, 12  # pixels that names of rows take
 NOTHING = {"nonselection_fill_alpha": 0.0, "selection_fill_alpha": 0.0}
 
 
@@ -47,6 +49,7 @@ class Rows:
         self.sources = [self._source(group) for group in self.groups]
         self.here = [ColumnDataSource({"y": []}) for _ in self.groups]
         several = len(self.groups) > 1
+        self.left = max(map(name_width, (name for group in self.groups for name in group.name)), default=0)
         self.figures = [
             self._figure(i, group, say(language, axis), opens_heads=here, several=several)
             for i, group in enumerate(self.groups)
@@ -71,7 +74,8 @@ class Rows:
     def _tip(self, bars: Bars, i: int) -> str:
         text = f"{100 * bars.value[i]:.1f} %"
         if np.isfinite(bars.low[i]):
-            text += f" ({100 * bars.low[i]:.1f} … {100 * bars.high[i]:.1f} %)"
+            low, high = (f"{100 * end:.1f} %" for end in (bars.low[i], bars.high[i]))
+            text += f" ({say(self.language, 'tip_interval', low=low, high=high)})"
         if np.isfinite(bars.base[i]):
             text += f"\n{say(self.language, 'bar_baseline')}: {100 * bars.base[i]:.1f} %"
         return text
@@ -84,7 +88,10 @@ class Rows:
         plot.min_width = WIDE if is_compared else NARROW
         plot.xaxis.formatter = NumeralTickFormatter(format="0 %")
         plot.xaxis.ticker = [0, 0.5, 1] if several else [0, 0.2, 0.4, 0.6, 0.8, 1]
-        plot.xaxis.axis_label = PlainText(text=axis)
+        counted = axis if bars.n is None else say(self.language, "bar_n", axis=axis, n=bars.n)
+        plot.xaxis.axis_label = PlainText(text=counted)
+        if several:  # else panels in one column would begin at different places
+            plot.min_border_left = self.left
         if bars.title:
             titled(plot, bars.title)
         source = self.sources[i]
@@ -172,6 +179,11 @@ class Rows:
                 _ink(plot, "gain", "line_color", colours["muted"])
                 for name in ("base", "base_interval"):
                     _ink(plot, name, "line_color", other)
+
+
+def name_width(name: str) -> int:
+    """Return how much room the name of a row takes, in pixels: enough for its letters, and the ticks beside them."""
+    return NAME_GAP + sum(WIDE_LETTER if east_asian_width(letter) in "WF" else LETTER for letter in name)
 
 
 def _stay(alpha: float) -> dict[str, float]:

@@ -15,13 +15,13 @@ import numpy as np
 from bokeh.core.properties import value
 from bokeh.events import Pan, PanEnd, PanStart
 from bokeh.models import (
+    BasicTicker,
     ColorBar,
     ColumnDataSource,
     CustomJS,
     CustomJSHover,
     CustomJSTicker,
     CustomJSTickFormatter,
-    FixedTicker,
     HoverTool,
     LinearColorMapper,
     NumeralTickFormatter,
@@ -57,6 +57,7 @@ return ticks
 NAMES_JS = (
     "return words[Math.round((tick - first) * step)] ?? ''"  # as text: an axis would typeset formulae in its labels
 )
+LEAST_SCALE = 0.05  # attention that the colours of a heat map reach at least
 LEAST_BAR = 0.005  # attention below which there is no bar
 RAMP = {
     "light": ("#FFFFFF", "#CFC7E8", "#8F80C0", "#5B4B8A", "#2B1F57"),
@@ -106,7 +107,7 @@ def heat_figure(sources: dict[str, ColumnDataSource], language: Language) -> fig
     plot.add_tools(HoverTool(renderers=[cells], tooltips=TOOLTIP % said, formatters=words, point_policy="follow_mouse"))
     plot.xaxis.axis_label, plot.yaxis.axis_label = say(language, "key"), say(language, "query")
     plot.grid.visible = False
-    shares = {"ticker": FixedTicker(ticks=[0, 0.25, 0.5, 0.75, 1]), "formatter": NumeralTickFormatter(format="0 %")}
+    shares = {"ticker": BasicTicker(desired_num_ticks=5), "formatter": NumeralTickFormatter(format="0.[0] %")}
     plot.add_layout(ColorBar(color_mapper=mapper, width=10, padding=6, name="heat_bar", **shares), "right")
     return plot
 
@@ -119,8 +120,10 @@ def heat_data(matrix: Matrix) -> dict[str, Any]:
 
 
 def name_heat(plot: figure, matrix: Matrix) -> None:
-    """Write the tokens along the axes, and frame the whole matrix."""
+    """Write the tokens along the axes, frame the whole matrix, and let colours reach from 0 to its largest weight."""
     m, n = matrix.attention.shape
+    largest = float(matrix.attention.max(initial=0, where=matrix.allowed))
+    renderer(plot, "cells").glyph.color_mapper.high = max(LEAST_SCALE, largest)
     plot.tags = [list(matrix.asking), list(matrix.answering)]
     _name(plot, matrix.answering, 0.5, across=True)
     _name(plot, matrix.asking, -0.5, across=False)
@@ -262,11 +265,17 @@ def space_figure(sources: dict[str, ColumnDataSource], language: Language) -> fi
     return plot
 
 
-def name_space(plot: figure, matrix: Matrix, theme: Theme) -> None:
-    """Give the picture in space the tokens of its edges and their colours."""
+def name_space(plot: figure, matrix: Matrix, theme: Theme, language: Language) -> None:
+    """Give the picture in space the tokens of its edges, their colours and what each edge is."""
     colours = {"query": QUERY_COLOUR[theme], "key": KEY_COLOUR[theme], "scale": THEMES[theme]["muted"]}
     short = ([shortened(word) for word in words] for words in (matrix.asking, matrix.answering))
-    plot.tags = [list(matrix.asking), list(matrix.answering), colours, *short]
+    plot.tags = [
+        list(matrix.asking),
+        list(matrix.answering),
+        colours,
+        *short,
+        {kind: say(language, kind) for kind in ("query", "key")},
+    ]
 
 
 def solid_data(matrix: Matrix, theme: Theme) -> dict[str, Any]:

@@ -5,6 +5,7 @@ In: an index with its tables of heads. Out: `Bars`. Knows no widget and draws no
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,18 +60,24 @@ def _groups(index: Index, of: str, column: str, language: Language) -> list[Bars
         own, others = best[best[column] == group].head(1), baselines[baselines[column] == group]
         both = pd.concat([own, others.assign(layer=-1, head=-1)], ignore_index=True)
         names = head_names(own["layer"].to_numpy(), own["head"].to_numpy())
-        called = [say(language, "bar_best_head", head=name) for name in names]
+        called = [_best(name, str(way), language) for name, way in zip(names, own.get("direction", [""]), strict=False)]
         called += [_named(f"baseline_{name}", str(name), language) for name in others["baseline"]]
-        title = _named(f"mention_{group}", group, language)
-        title = title if of == "coreference" else f"GAP: {title}"
+        title = _named(f"{'mention' if of == 'coreference' else 'gap'}_{group}", group, language)
         is_base = [False] * len(own) + [True] * len(others)
         says, counts = [per_cent(value) for value in both["accuracy"]], both["n"].fillna(0).astype(int)
-        if counts.nunique() == 1:
-            title += f" (n = {counts.iloc[0]:,})"
-        else:
-            says = [f"{value} · n = {n:,}" for value, n in zip(says, counts, strict=True)]
-        groups.append(_bars(title, both, name=called, says=says, is_base=is_base))
+        n = int(counts.iloc[0]) if counts.nunique() == 1 else None
+        if n is None:
+            says = [f"{value} · n = {each:,}" for value, each in zip(says, counts, strict=True)]
+        groups.append(replace(_bars(title, both, name=called, says=says, is_base=is_base), n=n))
     return groups
+
+
+def _best(head: str, direction: str, language: Language) -> str:
+    """Name the row of a best head: with the direction in which it is, where the table tells it."""
+    if not direction:
+        return say(language, "bar_best_head", head=head)
+    way = _named(f"direction_{direction}", direction, language)
+    return say(language, "bar_directed", head=head, direction=way)
 
 
 def probe_bars(index: Index, language: Language) -> Bars | None:

@@ -58,7 +58,8 @@ class Bars:
     """Rows with a value each and what it is compared with, the first on top.
 
     name, says, value, low, high: (row); base, base_low, base_high: (row), nan where a row has no baseline. layer, head: which
-    head a row is of, -1 where of none. is_base: whether the row itself is a baseline.
+    head a row is of, -1 where of none. is_base: whether the row itself is a baseline. n: how many were counted, where it is the
+    same in all rows.
     """
 
     title: str
@@ -73,6 +74,7 @@ class Bars:
     layer: IntArray
     head: IntArray
     is_base: list[bool]
+    n: int | None = None
 
 
 # ---------------------------------------------------------------- tables

@@ -7,7 +7,6 @@ figure.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from html import escape
 
@@ -20,7 +19,7 @@ from qkspace.app.colours import CATEGORIES, DARK_CATEGORIES, MISSING, OTHER
 from qkspace.app.language import say, strings
 from qkspace.app.select import Shown
 from qkspace.app.state import Language
-from qkspace.heads.labels import DEFAULTS
+from qkspace.heads.labels import DEFAULTS, UNMEASURED
 
 # Shapes that a label has beside its colour, with how the legend draws each in a square of 12.
 SHAPES = {
@@ -37,6 +36,24 @@ SHAPES = {
 }
 # How much larger or smaller than a circle a shape is drawn, so that all cover as much.
 SIZES = {"triangle": 1.2, "diamond": 1.45, "square": 0.9, "inverted_triangle": 1.2, "star": 1.3, "triangle_pin": 1.3}
+# The colour (of CATEGORIES) and shape of each label, the same on every index so that two can be compared. Where labels share a
+# colour or a shape, they seldom come together.
+LABELS = {
+    "induction": (0, "star"),
+    "duplicate": (7, "plus"),
+    "previous": (1, "triangle"),
+    "next": (2, "inverted_triangle"),
+    "self": (3, "diamond"),
+    "row": (7, "star"),
+    "column": (0, "plus"),
+    "first": (4, "square"),
+    "special": (5, "hex"),
+    "punctuation": (6, "square_pin"),
+    "sink": (8, "triangle_pin"),
+    "broad": (9, "circle"),
+    "positional": (7, "diamond"),
+}
+UNMEASURED_SHAPE = "square"  # grey, as what has no label
 KINDS = ("cluster",)  # numbers that name and do not measure
 PERCENTILES = (1, 99)  # between which colours are spread: an outlier does not take the whole scale
 
@@ -55,19 +72,11 @@ def look_of(shown: Shown, by: str, theme: str, language: Language) -> Look:
     """Return how the dots look; by: one of `heads_data.colour_choices`."""
     name = heads_data.colour_choices(shown, language).get(by, by)
     if by == "label":
-        known = strings(language)
-        said = [known.get(f"label_{label}", label) for label in heads_data.labels_of(shown)]
-        least = {
-            known.get(f"label_{label}", label): say(
-                language, "heads_above_broad" if label == "broad" else "heads_above", share=100 * share
-            )
-            for label, share in asdict(DEFAULTS).items()
-        }
-        return _kinds(name, said, theme, language, shaped=True, least=least)
+        return _labels(name, heads_data.labels_of(shown), theme, language)
     values = shown.head_table[by].to_numpy(dtype=np.float64)
     if by in KINDS:
         said = ["" if np.isnan(value) else f"{name} {value:.0f}" for value in values]
-        return _kinds(name, said, theme, language, shaped=False)
+        return _kinds(name, said, theme, language)
     return _scale(name, values, theme, language, by)
 
 
@@ -76,37 +85,44 @@ def sizes(look: Look, size: float) -> list[float]:
     return [size * SIZES.get(marker, 1.0) for marker in look.marker]
 
 
-def _kinds(
-    name: str,
-    said: list[str],
-    theme: str,
-    language: Language,
-    *,
-    shaped: bool,
-    least: Mapping[str, str] | None = None,
-) -> Look:
-    """Give the commonest kinds a colour of their own, and a shape; all others, and what is of none, are grey circles.
+def _labels(name: str, labels: list[str], theme: str, language: Language) -> Look:
+    """Give each label its own colour and shape; heads of none are grey circles."""
+    palette, known = _palette(theme), strings(language)
+    look = {label: (palette[place], shape) for label, (place, shape) in LABELS.items()}
+    look |= {UNMEASURED: (OTHER[theme], UNMEASURED_SHAPE), "": (OTHER[theme], "circle")}
+    called = {label: known.get(f"label_{label or 'other'}", label) for label in {*look, *labels}}
+    counts = pd.Series(labels, dtype=object).value_counts()
+    least = asdict(DEFAULTS)
+    entries = []
+    for label in [*(label for label in look if label in counts), *sorted(set(counts.index) - look.keys())]:
+        above = "heads_above_broad" if label == "broad" else "heads_above"
+        words = say(language, above, share=100 * least[label]) if label in least else ""
+        entries.append(_entry(called[label], *look.get(label, look[""]), int(counts[label]), words))
+    drawn = [look.get(label, look[""]) for label in labels]
+    legend = f'<span class="muted">{escape(say(language, "legend_labels", name=name))}</span> {" ".join(entries)}'
+    return Look(
+        [colour for colour, _ in drawn], [shape for _, shape in drawn], [called[each] for each in labels], legend
+    )
 
-    least: what must be exceeded for a kind, in words.
-    """
-    palette = CATEGORIES if theme == "light" else DARK_CATEGORIES
+
+def _kinds(name: str, said: list[str], theme: str, language: Language) -> Look:
+    """Give the commonest kinds a colour of their own; all others, and what is of none, are grey."""
+    palette = _palette(theme)
     counts = pd.Series([kind for kind in said if kind], dtype=object).value_counts()
-    named = [str(kind) for kind in counts.index[: len(SHAPES) - 1 if shaped else len(palette)]]
-    shapes = list(SHAPES)[1:] if shaped else ["circle"] * len(named)
+    named = [str(kind) for kind in counts.index[: len(palette)]]
     colour = dict(zip(named, palette, strict=False))
-    marker = dict(zip(named, shapes, strict=False))
-    least = least or {}
-    entries = [_entry(kind, colour[kind], marker[kind], int(counts[kind]), least.get(kind, "")) for kind in named]
+    entries = [_entry(kind, colour[kind], "circle", int(counts[kind])) for kind in named]
     n_rare, n_none = int(counts.iloc[len(named) :].sum()), said.count("")
     if n_rare:
         entries.append(_entry(say(language, "legend_rest", n=len(counts) - len(named)), OTHER[theme], "circle", n_rare))
     if n_none:
-        entries.append(_entry(say(language, "by_none"), OTHER[theme], "circle", n_none))
-    explained = say(language, "legend_labels" if shaped else "legend_counts", name=name)
-    legend = f'<span class="muted">{escape(explained)}</span> {" ".join(entries)}'
-    return Look(
-        [colour.get(kind, OTHER[theme]) for kind in said], [marker.get(kind, "circle") for kind in said], said, legend
-    )
+        entries.append(_entry(say(language, "legend_missing"), OTHER[theme], "circle", n_none))
+    legend = f'<span class="muted">{escape(say(language, "legend_counts", name=name))}</span> {" ".join(entries)}'
+    return Look([colour.get(kind, OTHER[theme]) for kind in said], ["circle"] * len(said), said, legend)
+
+
+def _palette(theme: str) -> tuple[str, ...]:
+    return CATEGORIES if theme == "light" else DARK_CATEGORIES
 
 
 def _entry(name: str, colour: str, marker: str, count: int, least: str = "") -> str:

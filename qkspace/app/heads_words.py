@@ -31,10 +31,13 @@ TOLD_BY: dict[str, tuple[str, ...]] = {  # tables whose notes say how a figure w
     "behaviours": ("behaviours",),
     "matters": ("ablation",),
 }
+SHOWS = {"relations": ("relations",), "coreference": ("coreference", "probes")}  # analyses that not every corpus allows
 
 
 def note(shown: Shown, figure: Figure, aspect: str, language: Language, distances: pd.DataFrame | None = None) -> str:
     """Return what a figure shows, and how it was measured; distances: the table of how far heads are apart, if it is drawn."""
+    if figure in SHOWS and all(lacks(shown, name) for name in SHOWS[figure]):
+        return ""  # what stands in the figure's place says why
     name = f"note_{figure}"
     if figure == "profile" and aspect:
         name = "note_profile_heat"
@@ -106,20 +109,27 @@ def old(shown: Shown, language: Language) -> str:
     return f'<p class="small">{escape(say(language, "heads_old"))}</p><p class="small"><code>{again}</code></p>'
 
 
+def lacks(shown: Shown, name: str) -> str:
+    """Return the name of the sentence why a corpus does not allow an analysis; "" where it does."""
+    tokens = shown.index.tokens
+    if name in ("relations", "coreference", "probes") and shown.modality != "text":
+        return "heads_no_words"
+    if name in ("relations", "probes") and not {"head", "deprel"} <= set(tokens):
+        return "heads_no_trees"
+    if name == "coreference" and not any(column in tokens for column in CHAINS):
+        return "heads_no_chains"
+    return ""
+
+
 def missing(shown: Shown, name: str, language: Language) -> str:
     """Say why an analysis is not there: the corpus does not allow it, or it is still to be made, and how."""
-    tokens = shown.index.tokens
     what = escape(say(language, f"analysis_{name}"))
 
     def because(reason: str) -> str:
         return f'<p class="muted">{what}: {escape(say(language, reason))}</p>'
 
-    if name in ("relations", "coreference", "probes") and shown.modality != "text":
-        return because("heads_no_words")
-    if name in ("relations", "probes") and not {"head", "deprel"} <= set(tokens):
-        return because("heads_no_trees")
-    if name == "coreference" and not any(column in tokens for column in CHAINS):
-        return because("heads_no_chains")
+    if reason := lacks(shown, name):
+        return because(reason)
     return f"{because('heads_make')}<p><code>{escape(command(shown.index, name))}</code></p>"
 
 

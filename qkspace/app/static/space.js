@@ -4,10 +4,10 @@
 // what is drawn is not told to the server, which knows it already.
 const WORDS = "11px Inter, Segoe UI, Noto Sans, sans-serif", LINE = 13  // pixels that a line of words takes
 const draw_space = ({plot, camera, solid, faces, stems, tips, labels, box}) => {
-  if (plot.tags.length < 5 || plot.properties.inner_width.is_unset) return  // it is called again once there is room
+  if (plot.tags.length < 6 || plot.properties.inner_width.is_unset) return  // it is called again once there is room
   const wide = Math.max(plot.inner_width, 1), tall = Math.max(plot.inner_height, 1)
   const bars = camera.data.bars[0], {yaw, pitch} = plot.turning?.last ?? {yaw: camera.data.yaw[0], pitch: camera.data.pitch[0]}
-  const d = solid.data, [asking, answering, colours, short_asking, short_answering] = plot.tags
+  const d = solid.data, [asking, answering, colours, short_asking, short_answering, axes] = plot.tags
   const n = answering.length, m = asking.length, most = Math.max(...d.height, 1e-6), high = 0.5 * Math.max(n, m) / most
   const y = yaw * Math.PI / 180, p = Math.max(5, Math.min(85, pitch)) * Math.PI / 180
   const right = [Math.cos(y), Math.sin(y)], back = [-Math.sin(y), Math.cos(y)]
@@ -73,6 +73,11 @@ const draw_space = ({plot, camera, solid, faces, stems, tips, labels, box}) => {
     const every = Math.ceil(Math.max(1, Math.min(LINE / Math.max(dy, 1e-6), widest / Math.max(dx, 1e-6))))
     words.forEach((text, i) => i % every || write(at(i), text, kind, align))
   }
+  const corner = seen(near_u, near_v, 0)  // where both edges meet: below it stands what they are
+  for (const [kind, align] of [["key", side(0, near_v)], ["query", side(near_u, 0)]]) {
+    const at = [corner[0] + (align == "left" ? 20 : -20) / tall, corner[1] - 3.2 * LINE / tall]
+    write(at, axes[kind], kind, align)
+  }
   edge(short_answering, (key) => seen(place(key, 0)[0], near_v, 0), "key", side(0, near_v))
   edge(short_asking, (query) => seen(near_u, place(0, query)[1], 0), "query", side(near_u, 0))
   const [far_u, far_v] = [-su * n / 2, -sv * m / 2], lines = {xs: [], ys: []}
@@ -86,7 +91,7 @@ const draw_space = ({plot, camera, solid, faces, stems, tips, labels, box}) => {
     line([far_u, -far_v, h], [far_u, far_v, h])
     line([far_u, far_v, h], [-far_u, far_v, h])
     const outer = [[far_u, -far_v], [-far_u, far_v]].map((c) => seen(...c, h)).sort((a, b) => b[0] - a[0])[0]
-    write([outer[0] + 0.02 * (n + m) / room, outer[1]], h.toFixed(2), "scale", "left")
+    write([outer[0] + 0.02 * (n + m) / room, outer[1]], Math.round(100 * h) + " %", "scale", "left")
   }
   line([far_u, far_v, 0], [far_u, far_v, most])
   line([far_u, -far_v, 0], [far_u, -far_v, most])

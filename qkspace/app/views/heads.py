@@ -30,7 +30,6 @@ from qkspace.schema import QKSpaceError
 
 FIGURES: tuple[Figure, ...] = get_args(Figure)
 STICKS = "max(330px, 100cqh)"  # height of what stays in view beside what scrolls: of all that is seen of the body
-COLOURED = ("where", "entropy", "among", "relations", "coreference", "behaviours", "matters")  # figures of dots
 
 
 class Part(Protocol):
@@ -152,6 +151,7 @@ class HeadsView:
         if now != self.drawn:
             self.drawn, self.coloured = now, None
             self._draw(state, aspect)
+            self.by.visible = self.legend.visible = any(isinstance(part, Dots) for part in self.parts)
         if self.coloured != (state.by, state.theme):
             self.coloured = (state.by, state.theme)
             look = look_of(self.shown, state.by, state.theme, self.language)
@@ -169,7 +169,6 @@ class HeadsView:
         self.weighted.active = [0] if state.weighted else []
         surface = heads_data.table_of(self.shown.index, "surface")
         self.weighted.visible = state.figure == "where" and surface is not None and "attention_by_value" in surface
-        self.by.visible = self.legend.visible = state.figure in COLOURED
 
     def _draw(self, state: State, aspect: str) -> None:
         """Make the figure anew."""
@@ -248,10 +247,9 @@ class HeadsView:
             bars = self._add(Rows(groups, self.language, self._opens, axis="axis_accuracy", across=2))
             chains = [side_by_side(bars, self._dots(panels), gap=10)]
         probes = heads_bars.probe_bars(self.shown.index, self.language)
-        title = (
-            f'<h2>{escape(self.say("panel_probes"))}</h2><p class="small muted">{escape(self.say("note_probes"))}</p>'
-        )
-        trees = [self._words(title)]
+        lacks = probes is None and heads_words.lacks(self.shown, "probes")
+        told = "" if lacks else f'<p class="small muted">{escape(self.say("note_probes"))}</p>'
+        trees = [self._words(f"<h2>{escape(self.say('panel_probes'))}</h2>{told}")]
         if probes is None:
             trees.append(self._missing("probes"))
         else:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from html import escape
 from typing import Any, get_args
 
 from bokeh.layouts import column, row
@@ -75,6 +76,9 @@ class PlotsView:
         self.kind.active, self.averaged.active = PLOTS.index(state.plot), [0] if state.averaged else []
         self.to_last.disabled = state.layer == self.shown.index.n_layers - 1
         what = None if scene.live is None else (scene.live.text, scene.live.pair)
+        if scene.live is None and state.text.strip() and self.shown.reads_texts:
+            self._wait(scene)
+            return
         chosen = (state.plot, state.averaged, state.layer, state.head, state.selected, state.theme)
         now = (*chosen, sequence_of(self.shown, state), what)
         if now == self.last:
@@ -83,9 +87,17 @@ class PlotsView:
         self.last = now
         matrix = self._matrix(scene)
         which = self.say("plots_mean" if state.averaged else "plots_head", layer=state.layer, head=state.head)
-        said = self.say(f"plots_{state.plot}_says", which=which)
+        said = self.say("plots_heat_says" if state.plot == "heatmap" else f"plots_{state.plot}_says", which=which)
         self.words.text = f'<p class="small muted">{said} {self._cut(matrix, scene)}</p>'
         self._draw(matrix, state)
+
+    def _wait(self, scene: Scene) -> None:
+        """Draw nothing while the model reads the visitor's sentence, or where it could not."""
+        self.last = ()
+        for plot in self.figures.values():
+            plot.visible = False
+        says = " ".join(filter(None, (scene.live_says, self.say("plots_reading"))))
+        self.words.text = f'<p class="small muted" role="status">{escape(says)}</p>'
 
     def _cut(self, matrix: Matrix, scene: Scene) -> str:
         """Say which tokens of a sequence that is too long are shown."""
@@ -136,7 +148,7 @@ class PlotsView:
             figures.name_received(plot, matrix)
             self.sources["received"].data = figures.received_data(matrix)
         else:
-            figures.name_space(plot, matrix, state.theme)
+            figures.name_space(plot, matrix, state.theme, state.language)
             self.sources["solid"].data = figures.solid_data(matrix, state.theme)
             self._show_camera(state)
             figures.show_tips(plot, dots=state.plot == "scatter")
