@@ -25,8 +25,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from qkspace.feed import Feed, Tokens
+    from qkspace.model import Checkpoint
+    from qkspace.pipeline import Build
+    from qkspace.selfcheck import Check
 
 ROOT = Path(__file__).resolve().parents[1]
 EWT = [ROOT.parent / "shared" / "data" / "ud-english-ewt" / f"en_ewt-ud-{part}.conllu" for part in ("dev", "test")]
@@ -72,23 +79,15 @@ def extract(rounds: int) -> None:
 
     from qkspace import store
     from qkspace.capture import forward
-    from qkspace.console import SILENT
     from qkspace.extract import Keep, make_batches, plan_units
     from qkspace.model import load
-    from qkspace.pipeline import Build, Parameters
 
     print(f"\nextract: MiniLM over EWT dev and test, torch {torch.__version__}, {torch.get_num_threads()} threads")
     times: dict[str, list[float]] = {"bare forward": [], "capture": []}
     checkpoint = load(model_folder())
     for round_number in range(rounds + 1):  # the first warms up and is not counted
         with tempfile.TemporaryDirectory(dir=ROOT / "out") as folder:
-            build = Build(model_folder(), [str(path) for path in EWT], Path(folder), Parameters(), SILENT)
-            build.work.mkdir(parents=True)
-            reader = build.reader(checkpoint)
-            build.read(reader)
-            tokens = build.tokens()
-            feed = reader.feed(build.work / "corpus", tokens)
-            check = build.check(checkpoint, tokens, feed)
+            build, tokens, feed, check = _read(checkpoint, model_folder(), folder)
             p = build.parameters
             units = plan_units(tokens, check.layers, Keep(p.top_k, p.storage))
             start = time.perf_counter()
@@ -116,14 +115,26 @@ def extract(rounds: int) -> None:
     )
 
 
+def _read(checkpoint: Checkpoint, model: str, folder: str) -> tuple[Build, Tokens, Feed, Check]:
+    """Begin a build over EWT in an empty folder: read it and check the model, up to where capture begins."""
+    from qkspace.console import SILENT
+    from qkspace.pipeline import Build, Parameters
+
+    build = Build(model, [str(path) for path in EWT], Path(folder), Parameters(), SILENT)
+    build.work.mkdir(parents=True)
+    reader = build.reader(checkpoint)
+    build.read(reader)
+    tokens = build.tokens()
+    feed = reader.feed(build.work / "corpus", tokens)
+    return build, tokens, feed, build.check(checkpoint, tokens, feed)
+
+
 def what_statistics_cost(rounds: int) -> None:
     """Time capture with all statistics of the heads and with none, in turn, on an encoder and on a tiny decoder.
 
     The time is the processor's. The decoder is so small that its own forward pass takes less than what is kept of it.
     """
-    from qkspace.console import SILENT
     from qkspace.model import load
-    from qkspace.pipeline import Build, Parameters
 
     for model in (model_folder(), str(ROOT.parent / "shared" / "models" / "stories260K")):
         print(f"\nstatistics: {Path(model).name} over EWT dev and test, capture including disk")
@@ -132,13 +143,7 @@ def what_statistics_cost(rounds: int) -> None:
             seconds = {}
             for statistics_too in (True, False) if round_number % 2 else (False, True):
                 with tempfile.TemporaryDirectory(dir=ROOT / "out") as folder:
-                    build = Build(model, [str(path) for path in EWT], Path(folder), Parameters(), SILENT)
-                    build.work.mkdir(parents=True)
-                    reader = build.reader(checkpoint)
-                    build.read(reader)
-                    tokens = build.tokens()
-                    feed = reader.feed(build.work / "corpus", tokens)
-                    check = build.check(checkpoint, tokens, feed)
+                    build, tokens, feed, check = _read(checkpoint, model, folder)
                     start = time.process_time()  # of all threads: what others do on the machine counts little
                     build.extract(checkpoint, check, tokens, feed, statistics=statistics_too)
                     seconds[statistics_too] = time.process_time() - start
