@@ -17,13 +17,13 @@ import pandas as pd
 from qkspace.app.heads_data import MOST_VALUES, table_of, values_of
 from qkspace.app.language import say, strings
 from qkspace.app.lists import go
+from qkspace.heads.mentions import column_of
 
 if TYPE_CHECKING:
     from qkspace.app.select import Shown
     from qkspace.app.state import Figure, Language
     from qkspace.index import Index
 
-CHAINS = ("entity", "coref", "chain", "mention")  # columns that tell which mentions are of one thing
 MOST_PAIRS = 60  # of redundant heads that are listed
 TOLD_BY: dict[str, tuple[str, ...]] = {  # tables whose notes say how a figure was measured
     "relations": ("relations-best",),
@@ -116,7 +116,7 @@ def lacks(shown: Shown, name: str) -> str:
         return "heads_no_words"
     if name in ("relations", "probes") and not {"head", "deprel"} <= set(tokens):
         return "heads_no_trees"
-    if name == "coreference" and not any(column in tokens for column in CHAINS):
+    if name == "coreference" and not column_of(shown.index)[0]:
         return "heads_no_chains"
     return ""
 
