@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import REPOSITORY, MakeCheckpoint
 
@@ -96,11 +97,17 @@ def test_saved_checkpoints_load_and_have_learnt(
     )  # 30 steps may be too few
     assert records[2]["accuracy"] > 0.8  # of the sentences that it was trained on
     tokenizer, model = AutoTokenizer.from_pretrained(steps[2]), AutoModel.from_pretrained(steps[2])
-    with torch.no_grad():
-        hidden = model(**tokenizer("Who washed the plates?", return_tensors="pt")).last_hidden_state[0].mean(0)
     head = weights(steps[2], "classifier.safetensors")
-    logits = head["weight"] @ hidden.numpy() + head["bias"]
-    assert records[2]["labels"][int(logits.argmax())] == "question"
+    right, loss = [], []
+    for row in map(json.loads, data.read_text(encoding="utf-8").splitlines()):
+        with torch.no_grad():
+            hidden = model(**tokenizer(row["text"], return_tensors="pt")).last_hidden_state[0].mean(0)
+        logits = head["weight"] @ hidden.numpy() + head["bias"]
+        label = records[2]["labels"].index(row["label"])
+        right.append(logits.argmax() == label)
+        loss.append(np.logaddexp.reduce(logits) - logits[label])
+    assert np.mean(right) == records[2]["accuracy"]
+    assert np.mean(loss) == pytest.approx(records[2]["held_out_loss"], rel=1e-3)
 
 
 def test_the_same_seed_gives_the_same_weights(run: Run, make_checkpoint: MakeCheckpoint) -> None:
