@@ -35,7 +35,7 @@ FLAGS = [
     "--disable-sync",
 ]
 SIZES = [(1280, 800), (1920, 1080)]
-WAIT = 20_000  # milliseconds that anything may take on a slow machine before it has failed
+WAIT = 60_000  # milliseconds that anything may take on a slow machine before it has failed
 
 # What the tests ask of the page; models have the names that the app gives them.
 TOOLS_JS = """
@@ -155,6 +155,20 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
+@pytest.fixture(scope="module")  # what it has read and compiled of one server, the next page need not again
+def context(chromium: Any) -> Iterator[Any]:
+    """The browser of visitors, who come one after another."""
+    yield chromium.new_context()
+
+
+def new_page(context: Any, size: tuple[int, int] = SIZES[0], scheme: str = "light") -> Any:
+    """Open an empty page in a window of that size, for a visitor who likes it light or dark."""
+    page = context.new_page()
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    page.emulate_media(color_scheme=scheme)
+    return page
+
+
 class Seen:
     """One visitor's page, and what a test asks of it."""
 
@@ -260,17 +274,15 @@ Visit = Callable[..., Seen]
 
 
 @pytest.fixture
-def visit(chromium: Any) -> Iterator[Visit]:
-    """Open a page for a visitor of its own; at the end no page may have complained in any way."""
-    contexts, pages = [], []
+def visit(context: Any) -> Iterator[Visit]:
+    """Open a page for a visitor, who has never been there; at the end no page may have complained in any way."""
+    visits: list[Seen] = []
 
     def open_page(url: str, size: tuple[int, int] = SIZES[0], scheme: str = "light", *, wait: bool = True) -> Seen:
-        context = chromium.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
-        context.add_init_script(TOOLS_JS)
-        page = context.new_page()
+        page = new_page(context, size, scheme)
+        page.add_init_script(TOOLS_JS)
         seen = Seen(page, [])
-        contexts.append(context)
-        pages.append(seen)
+        visits.append(seen)
 
         def dismiss(dialog: Any) -> None:
             seen.faults.append(f"dialog: {dialog.message}")
@@ -283,16 +295,17 @@ def visit(chromium: Any) -> Iterator[Visit]:
         page.on("dialog", dismiss)
         page.on("console", console)
         page.on("pageerror", lambda error: seen.faults.append(f"page error: {error}"))
-        page.goto(url)
+        page.goto(url, timeout=WAIT)
         if wait:
             page.wait_for_function(READY_JS, timeout=WAIT)
             seen.until("() => qk.model('map') == null || (qk.view() && qk.column('query', 'x').length > 0)")
         return seen
 
     yield open_page
-    faults = [fault for seen in pages for fault in seen.faults]
-    for context in contexts:
-        context.close()
+    faults = [fault for seen in visits for fault in seen.faults]
+    for page in context.pages:
+        page.evaluate("() => { try { localStorage.clear() } catch { /* no page stands there */ } }")
+        page.close()
     assert not faults, faults
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browsing import chromium, visit  # noqa: F401 (fixtures)
+from browsing import chromium, context, visit  # noqa: F401 (fixtures)
 from hypothesis import settings
 from numpy.typing import NDArray
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browsing import new_page
 from numpy.typing import NDArray
 
 import qkspace
@@ -30,11 +30,6 @@ from qkspace.attention_view import (
 from qkspace.index import Index
 from qkspace.schema import QKSpaceError
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
 ATTACK = "</script><img src=x onerror=alert(1)>"
 TOKENS = ["[CLS]", "the", "play", "##ing", "cat", "[SEP]", "it", "sat", "[SEP]"]
 SENTENCE_B = 6
@@ -205,33 +200,20 @@ def test_data_of_an_index_is_its_attention(decoder_index: Index) -> None:
 # ------------------------------------------------------------------------------------------------ browser
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """A real Chromium."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install qkspace[test]")
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed: the view cannot be looked at")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
 Open = Callable[..., Any]
 
 
 @pytest.fixture
-def open_view(chromium: Any, tmp_path: Path) -> Iterator[Open]:
+def open_view(context: Any, tmp_path: Path) -> Iterator[Open]:
     """Open a saved view; at the end no page may have complained, opened a dialog or asked for anything."""
     faults: list[str] = []
-    contexts = []
+    pages: list[Any] = []
 
     def show(view: AttentionView | str, *, scheme: str = "light", size: tuple[int, int] = (1280, 800)) -> Any:
-        path = tmp_path / f"view{len(contexts)}.html"
+        path = tmp_path / f"view{len(pages)}.html"
         path.write_text(view if isinstance(view, str) else view.html, encoding="utf-8")
-        context = chromium.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
-        contexts.append(context)
-        page = context.new_page()
+        page = new_page(context, size, scheme)
+        pages.append(page)
         page.on("console", lambda message: faults.append(message.text))
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("dialog", lambda dialog: (faults.append(dialog.message), dialog.dismiss()))
@@ -242,8 +224,8 @@ def open_view(chromium: Any, tmp_path: Path) -> Iterator[Open]:
         return page
 
     yield show
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
     assert not [fault for fault in faults if not fault.startswith("blob:")], faults
 
 

@@ -19,7 +19,7 @@ import pytest
 from bokeh.document import Document
 from bokeh.events import DocumentReady
 from bokeh.layouts import column
-from browsing import SIZES, WAIT, Seen, Visit, save
+from browsing import SIZES, WAIT, Seen, Visit, new_page, save
 from conftest import MakeCheckpoint
 from numpy.typing import NDArray
 
@@ -378,17 +378,16 @@ Open = Callable[..., Any]
 
 
 @pytest.fixture
-def open_page(chromium: Any, tmp_path: Path) -> Iterator[Open]:
+def open_page(context: Any, tmp_path: Path) -> Iterator[Open]:
     """Open a page from a file; at the end none may have complained, opened a dialog or asked for anything."""
     faults: list[str] = []
-    contexts = []
+    pages: list[Any] = []
 
     def show(html: str, *, scheme: str = "light", size: tuple[int, int] = SIZES[0]) -> Any:
-        path = tmp_path / f"page{len(contexts)}.html"
+        path = tmp_path / f"page{len(pages)}.html"
         path.write_text(html, encoding="utf-8")
-        context = chromium.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
-        contexts.append(context)
-        page = context.new_page()
+        page = new_page(context, size, scheme)
+        pages.append(page)
         page.on("console", lambda message: faults.append(message.text))
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("dialog", lambda dialog: (faults.append(dialog.message), dialog.dismiss()))
@@ -398,8 +397,8 @@ def open_page(chromium: Any, tmp_path: Path) -> Iterator[Open]:
         return page
 
     yield show
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
     assert not faults, faults
 
 
