@@ -9,16 +9,20 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 from rich.console import Console as Terminal
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 T = TypeVar("T")
 WIDEST = 400  # characters of a table
+UNKNOWN = 140  # characters of a line where there is no terminal
+DESCRIPTION, SHORTEST = 34, 8  # characters of what is being done, where there is room for them and where there is none
+BAR = 28  # characters of a bar, at most
+TIMES = 36  # that the times of a bar take, with their words and the gaps of a line
 
 
 class Console:
@@ -27,17 +31,21 @@ class Console:
     def __init__(self, level: int = 1) -> None:
         """Make a console of that level."""
         self.level = level
-        self._progress = Terminal(stderr=True, highlight=False)
-        self._result = Terminal(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140)
+        self._progress = Terminal(stderr=True, highlight=False, width=_width(sys.stderr))
+        self._result = Terminal(highlight=False, width=_width(sys.stdout))
 
     def track(self, items: Iterable[T], total: int | None, label: str, *, done: int = 0, unit: str = "") -> Iterator[T]:
         """Yield the items behind a progress bar with the time left; `done` of `total` (None: unknown) are finished."""
         if self.level < 1 or total == 0:
             yield from items
             return
+        digits = 7 if total is None else len(str(total))
+        room = self._progress.width - TIMES - len(unit) - 2 * digits
+        bar = min(max(room // 4, 4), BAR)
+        description = min(max(room - bar, SHORTEST), max(DESCRIPTION, len(label)))
         with Progress(
-            TextColumn("{task.description:<34}"),
-            BarColumn(bar_width=28),
+            TextColumn("{task.description}", table_column=Column(width=description, no_wrap=True, overflow="ellipsis")),
+            BarColumn(bar_width=bar),
             MofNCompleteColumn(),
             TextColumn(unit),
             TimeElapsedColumn(),
@@ -78,6 +86,11 @@ class Console:
             table.add_row(*(escape(cell) for cell in row))
         needed = Measurement.get(self._result, self._result.options.update(max_width=WIDEST), table).maximum
         Terminal(highlight=False, width=max(self._result.width, needed)).print(table)  # wide, rather than cut
+
+
+def _width(stream: TextIO) -> int | None:
+    """Return how wide lines are that go to a stream; None: as its terminal, or the environment, says."""
+    return None if stream.isatty() or "COLUMNS" in os.environ else UNKNOWN
 
 
 SILENT = Console(0)
