@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from qkspace.fidelity import Scores
     from qkspace.live import LiveSequence
     from qkspace.normalise import Gauge
-    from qkspace.notebook import MapPage, Picture
+    from qkspace.notebook import MapPage, MatrixPicture, Picture
     from qkspace.project import Projection
     from qkspace.search import Hits
 
@@ -237,7 +237,7 @@ class Index:
 
         return sentence(self, sequence, **options)
 
-    def matrix(self, sequence: int | LiveSequence, *args: Any, **options: Any) -> Picture:  # style, layer, head, ...
+    def matrix(self, sequence: int | LiveSequence, *args: Any, **options: Any) -> MatrixPicture:  # style, layer, ...
         """Show the attention over one sequence as one matrix, below a cell; see `qkspace.notebook.matrix`."""
         from qkspace.notebook import matrix
 

@@ -3,6 +3,7 @@
 In: an index and a sequence, or a live one. Out: words and weights. Draws nothing.
 
     matrix = matrix_of(index, 12)                                   # the last layer, averaged over its heads
+    matrix.table()                                                  # its numbers, a row a query and key
     received(matrix)
 """
 
@@ -60,6 +61,25 @@ class Matrix:
         """Which sequence, and which of its tokens, in words."""
         part = f", tokens {self.tokens[0] + 1} to {self.tokens[1]} of {self.n_tokens}" if self.is_part else ""
         return f"{self.sequence}{part}"
+
+    def table(self) -> pd.DataFrame:
+        """Return the matrix as a table, a row a pair of a query and a key that it may attend to.
+
+        Columns: query, key (positions in the sequence, from 0), query_text, key_text, attention (a share, 0 to 1).
+        """
+        import pandas as pd
+
+        query, key = np.nonzero(self.allowed)
+        first = self.tokens[1] - len(self.asking)  # those that ask come last
+        return pd.DataFrame(
+            {
+                "query": first + query,
+                "key": self.position[key],
+                "query_text": np.array(self.asking, dtype=object)[query],
+                "key_text": np.array(self.answering, dtype=object)[key],
+                "attention": self.attention[query, key],
+            }
+        )
 
 
 def matrix_of(

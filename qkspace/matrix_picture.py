@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 from mpl_toolkits.mplot3d import Axes3D
 
 from qkspace.app.colours import KEY_COLOUR, QUERY_COLOUR
@@ -180,6 +181,7 @@ def _space(
                 label.set(fontproperties=font.properties(size), color=hue, parse_math=False)
     axes.invert_yaxis()  # the first query at the back, as in the app
     axes.set_zlim(0, max(0.05, float(matrix.attention.max())))
+    axes.zaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
         axis.set_pane_color((0, 0, 0, 0))
         axis.line.set_color(sheet.colour("line"))

@@ -25,15 +25,18 @@ from qkspace.attention_view import (
     index_attention_view,
     live_attention_view,
 )
-from qkspace.export import USED, export
+from qkspace.drawing import PICTURES, check_path
+from qkspace.export import TABLES, USED, export, write_table
 from qkspace.index import Index
 from qkspace.live import LiveSequence, LiveWorker
 from qkspace.schema import QKSpaceError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from bokeh.document import Document
     from matplotlib.figure import Figure
 
+    from qkspace.matrix import Matrix
     from qkspace.matrix_picture import Style
 
 PIXELS_PER_INCH = 96  # as browsers count
@@ -210,6 +213,24 @@ class Picture:
         return save(self.figure, path)
 
 
+@dataclass(frozen=True)
+class MatrixPicture(Picture):
+    """A picture of a matrix below a cell, and its numbers."""
+
+    matrix: Matrix = field(repr=False)
+
+    def table(self) -> pd.DataFrame:
+        """Return what is drawn: each pair of a query and a key (`Matrix.table`), or what each token receives (`received`)."""
+        from qkspace.matrix import received
+
+        return received(self.matrix) if self.options["style"] == "received" else self.matrix.table()
+
+    def save(self, path: str | Path) -> Path:
+        """Write the picture (.png, .svg or .pdf) or its table (.csv or .parquet), as the suffix says, and return the path."""
+        path = check_path(path, (*PICTURES, *TABLES))
+        return write_table(self.table(), path) if path.suffix.lower() in TABLES else super().save(path)
+
+
 def atlas(index: Index, *, theme: PageTheme = "light", **options: Any) -> Picture:  # of atlas_picture
     """Show the maps of all heads below a cell, each with its scores; `index.atlas(...)` is the same.
 
@@ -239,12 +260,13 @@ def matrix(
     tokens: tuple[int, int] | None = None,
     theme: PageTheme = "light",
     **options: Any,  # of matrix_picture: width, yaw, pitch
-) -> Picture:
+) -> MatrixPicture:
     """Show the attention over one sequence as one matrix below a cell; `index.matrix(...)` is the same.
 
         index.matrix(12)                                            # the last layer, averaged over its heads
         index.matrix(12, "received", layer=3, head=5)               # what each token receives
         index.matrix(index.live("The bank by the river"), "bars")   # in space; "scatter" too
+        index.matrix(12).save("matrix.csv")                         # its numbers, which `table()` returns
 
     Args:
         index: the index.
@@ -266,7 +288,7 @@ def matrix(
     _check_theme(theme)
     found = matrix_of(index, sequence, layer=layer, head=head, tokens=tokens)
     chosen = {"style": style, "theme": theme, **options}
-    return Picture(chosen, matrix_picture(found, **chosen))
+    return MatrixPicture(chosen, matrix_picture(found, **chosen), found)
 
 
 def _check_theme(theme: str) -> None:
