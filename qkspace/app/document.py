@@ -62,7 +62,7 @@ VIEWS: dict[Page, Callable[..., Any]] = {
 
 @dataclass(slots=True)
 class Reading:
-    """A live sentence: what was asked for (text and pair), what the model made of it, and what the page says of it."""
+    """A live sentence: what was asked for (text and pair), what the model made of it, and what is said while it has not."""
 
     asked: tuple[str, str]
     result: LiveSequence | None = None
@@ -278,7 +278,8 @@ class _Page(StatefulPage):
             self.found = (state.search, *found_by(self.index, state.search))
         _, hits, trouble = self.found
         self._live()
-        live, said = (self.live.result, self.live.says) if self.live.asked else (None, "")
+        live = self.live.result
+        said = self.live.says if live is None else lists.live_says(live, self.shown, state)
         return Scene(
             self.shown, state, select.colouring(self.shown, state), hits, live, trouble=trouble, live_says=said
         )
@@ -317,7 +318,6 @@ class _Page(StatefulPage):
             self.live.says = str(error) or type(error).__name__
         else:
             self.live.result = future.result()
-            self.live.says = lists.live_says(self.live.result, self.state.language)
         held(self.root.document, self.show)
         if error is not None and not isinstance(error, QKSpaceError):
             raise error  # a fault of the program, for its log

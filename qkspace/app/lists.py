@@ -16,7 +16,7 @@ from qkspace.app import image_words
 from qkspace.app.language import say
 from qkspace.app.pictures import album_of
 from qkspace.app.select import KINDS, Scene, Shown, region_rows, sequence_of
-from qkspace.app.state import Language, State
+from qkspace.app.state import Language, Page, State
 from qkspace.app.words import plain
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ MAX_ROWS = 60  # of a selection that are listed; the file has them all
 MAX_TEXTS = 12  # that are commonest, with their counts
 MAX_IMAGES = 8  # with hits, beside the map
 CHIP_TEXT = 24  # characters of a token that is counted
+LIVE_PAGES: tuple[Page, ...] = ("map", "sentence", "plots")  # that show a sentence of one's own
 SHOWN_TEXT = 90  # characters of a sequence in the list
 
 
@@ -41,9 +42,15 @@ def ways_on(start: str, everything: str, language: Language) -> str:
     return f"<p>{' &middot; '.join(links)}</p>" if links else ""
 
 
-def live_says(live: LiveSequence, language: Language) -> str:
-    """Say how the live sentence was read."""
-    parts = [say(language, "live_ready", n=len(live.tokens))]
+def live_says(live: LiveSequence, shown: Shown, state: State) -> str:
+    """Say what the open page shows of the live sentence, and how it was read."""
+    language, page = state.language, state.page
+    if page not in LIVE_PAGES:
+        tabs = {each: say(language, f"page_{each}") for each in LIVE_PAGES}
+        parts = [say(language, "live_elsewhere", n=len(live.tokens), **tabs)]
+    else:
+        is_placed = page == "map" and not shown.view(state).reason
+        parts = [say(language, "live_ready" if is_placed else "live_drawn", n=len(live.tokens))]
     if live.n_dropped:
         parts.append(say(language, "live_cut", n=live.n_dropped))
     if live.joined:
