@@ -54,7 +54,7 @@ def add_ablate(ablate: argparse.ArgumentParser) -> None:
         "--method",
         choices=("zero", "mean"),
         default="zero",
-        help="what stands for the output of a head: zero (default), or its mean over the sample",
+        help="what stands for the output of a head: zero (default), or its mean over the sample; an index can hold both",
     )
     ablate.add_argument(
         "--measure",
@@ -139,8 +139,9 @@ def _remove(options: argparse.Namespace, console: Console) -> int:
 
 
 def _ablate(options: argparse.Namespace, console: Console) -> int:
-    names = ("method", "measure", "max_tokens", "batch_tokens", "device", "seed", "model")
-    return _run(options, ("ablation",), names, console)
+    names = ("measure", "max_tokens", "batch_tokens", "device", "seed", "model")
+    only = tuple(name for name, analysis in ANALYSES.items() if analysis.settled.get("method") == options.method)
+    return _run(options, only, names, console)
 
 
 def _run(options: argparse.Namespace, only: tuple[str, ...], names: tuple[str, ...], console: Console) -> int:

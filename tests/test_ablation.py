@@ -20,9 +20,12 @@ from torch import Tensor, nn
 from qkspace import store
 from qkspace.ablate import Ablation, loss_without
 from qkspace.capture import AttentionCall, forward, listening
+from qkspace.cli import main
 from qkspace.console import Console
 from qkspace.heads import kept
 from qkspace.heads.ablation import analyse
+from qkspace.heads.analyse import analyse as analyse_one
+from qkspace.heads.report import hints, printed_tables
 from qkspace.index import Index
 from qkspace.loss import NOT_ASKED
 from qkspace.pipeline import build
@@ -499,7 +502,7 @@ def test_a_model_that_classifies_pictures_is_measured_by_its_classes(tmp_path: P
 
     (tmp_path / "pictures").mkdir()
     rng = np.random.default_rng(0)
-    for i in range(3):
+    for i in range(2):
         noise = Image.fromarray(rng.integers(0, 256, size=(8 + i, 8, 3), dtype=np.uint8))
         noise.resize((224, 224)).save(tmp_path / "pictures" / f"{i}.png")
     model: Any = transformers.AutoModelForImageClassification.from_pretrained(_shared("models", "deit-tiny")).eval()
@@ -550,3 +553,75 @@ def test_what_cannot_be_asked_is_refused_with_the_choices(
 def test_no_head_at_all_is_refused(llama_index: Index) -> None:
     with pytest.raises(QKSpaceError, match="No head was named"):
         loss_without(llama_index, [])
+
+
+# ---------------------------------------------------------------------------------------------- zeros and means, side by side
+
+BY = {"ablation": ("zero", "loss_change"), "mean-ablation": ("mean", "loss_change_mean")}
+
+
+def test_an_index_holds_what_changes_by_zeros_and_by_means(llama_index: Index, tmp_path: Path) -> None:
+    index = copied(llama_index, tmp_path).analyse("mean-ablation").analyse("ablation")
+    assert store.verify(index.root) == []
+    for name, (method, column) in BY.items():
+        alone = analyse(copied(llama_index, tmp_path / name), method=method).tables["ablation"]
+        found = index.analysis(name)
+        pd.testing.assert_frame_equal(found.rename(columns={column: "loss_change"}), alone)
+        np.testing.assert_array_equal(index.head_table()[column], alone["loss_change"])
+    heads = index.head_table()
+    assert (heads["loss_change"] != heads["loss_change_mean"]).any(), "they are two questions"
+    titles = [each.title for each in printed_tables(index)]
+    assert len(set(titles)) == len(titles) == 4 and not any("ablat" in line for line in hints(index))
+
+
+def test_the_command_keeps_each_method_under_its_own_name(llama_index: Index, tmp_path: Path) -> None:
+    index = copied(llama_index, tmp_path)
+    asked = ["--max-tokens", "60", "--seed", "3"]
+    assert main(["ablate", str(index.root), "--method", "mean", *asked]) == 0
+    assert kept.names(Index(index.root)) == ["mean-ablation"]
+    (hint,) = [line for line in hints(Index(index.root)) if "qkspace ablate" in line.rpartition(". ")[2]]
+    assert hint.endswith(f"qkspace ablate {index.root}"), "what is missing is said with the command that makes it"
+    assert main(["heads", str(index.root), "--only", "ablation", *asked[2:]]) == 0
+    found = Index(index.root)
+    assert kept.names(found) == ["mean-ablation", "ablation"]
+    assert {name: set(found.analysis(name)["method"]) for name in BY} == {
+        "ablation": {"zero"},
+        "mean-ablation": {"mean"},
+    }
+    expected = analyse(llama_index, method="mean", max_tokens=60, seed=3).tables["ablation"]
+    np.testing.assert_array_equal(found.analysis("mean-ablation")["loss_change_mean"], expected["loss_change"])
+
+
+@pytest.mark.parametrize("name", BY)
+def test_a_killed_run_of_one_method_outlives_the_other_being_kept(
+    llama_index: Index, tmp_path: Path, name: str
+) -> None:
+    index = copied(llama_index, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        index.analyse(name, console=Killed(3))
+    (other,) = BY.keys() - {name}
+    whole = Killed(99)
+    index = index.analyse(other, console=whole)
+    assert whole.done == 0, "another question"
+    again = Killed(99)
+    found = index.analyse(name, console=again)
+    assert again.done == 3 and not (index.root / store.WORK).exists()
+    uncut = copied(llama_index, tmp_path / "uncut").analyse(name)
+    pd.testing.assert_frame_equal(found.analysis(name), uncut.analysis(name))
+
+
+@pytest.mark.parametrize("names", [("ablation",), ("mean-ablation",), ("ablation", "mean-ablation"), ()])
+def test_a_method_is_named_by_the_analysis(llama_index: Index, names: tuple[str, ...]) -> None:
+    for method in ("mean", "zero"):
+        with pytest.raises(QKSpaceError, match=r"ablation \(zero\), mean-ablation \(mean\)"):
+            llama_index.analyse(*names, method=method)
+        for name in names:
+            with pytest.raises(QKSpaceError, match=r"ablation \(zero\), mean-ablation \(mean\)"):
+                analyse_one(llama_index, name, method=method)
+
+
+def test_a_table_that_is_not_there_is_told_with_its_command(llama_index: Index) -> None:
+    for name, command in (("ablation", ""), ("mean-ablation", " --method mean")):
+        with pytest.raises(QKSpaceError) as error:
+            llama_index.analysis(name)
+        assert str(error.value).endswith(f"Make it: qkspace ablate {llama_index.root}{command}")

@@ -251,5 +251,5 @@ def test_command_and_report(index: Index, measured: list[dict[str, Any]], tmp_pa
 
 def test_ablate_is_a_command(index: Index, measured: list[dict[str, Any]]) -> None:
     """`qkspace ablate` is the analysis of that name, with the options that were given."""
-    assert main(["ablate", str(index.root), "--method", "mean", "--max-tokens", "500"]) == 0
-    assert measured == [{"name": "ablation", "method": "mean", "measure": "auto", "max_tokens": 500}]
+    assert main(["ablate", str(index.root), "--max-tokens", "500"]) == 0
+    assert measured == [{"name": "ablation", "method": "zero", "measure": "auto", "max_tokens": 500}]

@@ -455,7 +455,9 @@ def test_the_map_says_how_faithful_it_is(analysed: Index) -> None:
 @pytest.mark.parametrize("figure", ["among", "relations", "behaviours"])
 def test_a_figure_tells_how_it_was_measured(analysed: Index, figure: Figure) -> None:
     table = {"among": "distances", "relations": "relations-best"}.get(figure, figure)
-    assert kept.read(analysed, table).attrs["note"] in unescape(opened(analysed, figure).widget("heads_note").text)
+    attrs = kept.read(analysed, table).attrs
+    said = " ".join(say("en", name, **values) for name, values in attrs.get("told", ())) or attrs["note"]
+    assert said in unescape(opened(analysed, figure).widget("heads_note").text)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 TOGETHER = ("all", "all with punctuation")  # in the place of a relation, in the tables of relations
 MOST_VALUES = 30  # of a column that have a panel
 CHOSEN_X = ("sink_share", "attention_to_special")  # what heads look at, across the figure of what matters
+ABLATIONS = {"ablation": "loss_change", "mean-ablation": "loss_change_mean"}  # and the column of what changes
 NOT_SHARES = ("entropy", "distance", "norm", "cluster", "loss_change", "weight")  # in the name of what is no share of 1
 
 
@@ -152,7 +153,8 @@ def aspects(shown: Shown, figure: Figure, language: Language = "en") -> dict[str
         return {"": say(language, "relation_all"), **both, **{name: name for name in found if name not in TOGETHER}}
     if figure == "matters":
         names = statistic_names(shown, language)
-        names.pop("loss_change", None)
+        for column in ABLATIONS.values():  # which stand up
+            names.pop(column, None)
         return {"": names.pop(looked_at(shown, "")), **names}
     return {"": ""}
 

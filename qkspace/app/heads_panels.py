@@ -5,11 +5,13 @@ In: an index with its tables of heads. Out: `Panel`s. Knows no widget and draws 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from qkspace.app.heads_data import (
+    ABLATIONS,
     MOST_VALUES,
     Panel,
     aligned,
@@ -184,19 +186,21 @@ def coreference_panels(shown: Shown, language: Language) -> list[Panel]:
     return [Panel(say(language, "panel_coreference"), aligned(shown, table, "accuracy"), y_name=axis, uniform=uniform)]
 
 
-def matters_panel(shown: Shown, aspect: str, language: Language) -> Panel | None:
-    """Return what taking a head out changes, against what it looks at; None where it was not measured."""
-    table = table_of(shown.index, "ablation")
-    if table is None:
-        return None
+def matters_panels(shown: Shown, aspect: str, language: Language) -> list[Panel]:
+    """Return what taking a head out changes, against what it looks at: a panel for zeros and one for its mean, if measured."""
     of = looked_at(shown, aspect)
-    x = shown.head_table[of].to_numpy(dtype=np.float64)
-    low, high = (aligned(shown, table, end) if end in table else None for end in ("low", "high"))
-    y, x_name = aligned(shown, table, "loss_change"), statistic_names(shown, language)[of]
+    x, x_name = shown.head_table[of].to_numpy(dtype=np.float64), statistic_names(shown, language)[of]
     if of.startswith(OF_ATTENTION):
         x_name = say(language, "axis_share_of", what=x_name)
-    axis = say(language, f"axis_change_{table['measure'].iloc[0]}")
-    return Panel("", y, x, x_name, axis, mean=False, low=low, high=high, is_share=False, x_is_share=is_share(of))
+    panels = []
+    for name, column in ABLATIONS.items():
+        if (table := table_of(shown.index, name)) is None:
+            continue
+        low, high = (aligned(shown, table, end) if end in table else None for end in ("low", "high"))
+        title, axis = say(language, f"panel_{name}"), say(language, f"axis_change_{table['measure'].iloc[0]}")
+        panel = Panel(title, aligned(shown, table, column), x, x_name, axis, mean=False, low=low, high=high)
+        panels.append(replace(panel, is_share=False, x_is_share=is_share(of)))
+    return panels
 
 
 def among_panel(shown: Shown, distances: pd.DataFrame, aspect: str, language: Language) -> Panel:

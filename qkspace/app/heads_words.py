@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from qkspace.app.heads_data import MOST_VALUES, table_of, values_of
+from qkspace.app.heads_data import ABLATIONS, MOST_VALUES, table_of, values_of
 from qkspace.app.language import say, strings
 from qkspace.app.lists import go
-from qkspace.heads.mentions import column_of
+from qkspace.heads.analyse import ANALYSES, command
 
 if TYPE_CHECKING:
     from qkspace.app.select import Shown
@@ -29,7 +29,7 @@ TOLD_BY: dict[str, tuple[str, ...]] = {  # tables whose notes say how a figure w
     "relations": ("relations-best",),
     "coreference": ("coreference-baselines", "probes-scores"),
     "behaviours": ("behaviours",),
-    "matters": ("ablation",),
+    "matters": tuple(ABLATIONS),
 }
 SHOWS = {"relations": ("relations",), "coreference": ("coreference", "probes")}  # analyses that not every corpus allows
 
@@ -38,26 +38,43 @@ def note(shown: Shown, figure: Figure, aspect: str, language: Language, distance
     """Return what a figure shows, and how it was measured; distances: the table of how far heads are apart, if it is drawn."""
     if figure in SHOWS and all(lacks(shown, name) for name in SHOWS[figure]):
         return ""  # what stands in the figure's place says why
-    name = f"note_{figure}"
-    if figure == "profile" and aspect:
-        name = "note_profile_heat"
-    elif figure == "matters" and (table := table_of(shown.index, "ablation")) is not None:
-        name = {"output": "note_matters_output"}.get(str(table["measure"].iloc[0]), name)
-    parts = [say(language, name)]
+    if figure == "matters":
+        parts = _matters(shown, language)
+    else:
+        parts = [say(language, "note_profile_heat" if figure == "profile" and aspect else f"note_{figure}")]
     if figure != "profile":  # which says so itself
         parts.append(say(language, "note_click"))
     if figure == "where" and (n := values_of(shown, aspect)) > MOST_VALUES:
         parts.append(say(language, "note_values", shown=MOST_VALUES, n=n))
     tables = [distances] if figure == "among" else [table_of(shown.index, each) for each in TOLD_BY.get(figure, ())]
-    how = [str(table.attrs["note"]) for table in tables if table is not None and "note" in table.attrs]
+    how = [_how(table, language) for table in tables if table is not None and "note" in table.attrs]
     space = "" if language.startswith("ja") else " "
     told = f'<p class="small muted">{escape(space.join(parts))}</p>'
     if distances is not None and figure == "among" and (good := space.join(quality(distances, aspect, language))):
         told += f'<p class="small muted">{escape(good)}</p>'
     if how:
-        summary = escape(say(language, "heads_how"))
-        told += f'<details><summary>{summary}</summary><p class="small" lang="en">{"<br>".join(map(escape, how))}</p></details>'
+        is_foreign = any("lang=" in each for each in how)
+        summary = escape(say(language, "heads_how" if is_foreign else "heads_how_told"))
+        told += f"<details><summary>{summary}</summary>{''.join(how)}</details>"
     return told
+
+
+def _how(table: pd.DataFrame, language: Language) -> str:
+    """Say how a table was measured: by sentences of the page with its numbers, or where it names none, by its English note."""
+    told = table.attrs.get("told", [])
+    if not told or any(name not in strings(language) for name, _ in told):
+        return f'<p class="small" lang="en">{escape(str(table.attrs["note"]))}</p>'
+    space = "" if language.startswith("ja") else " "
+    return f'<p class="small">{escape(space.join(say(language, name, **values) for name, values in told))}</p>'
+
+
+def _matters(shown: Shown, language: Language) -> list[str]:
+    """Say what stands up in the figure of what matters, and how its panels differ."""
+    tables = [table for name in ABLATIONS if (table := table_of(shown.index, name)) is not None]
+    measures = {str(table["measure"].iloc[0]) for table in tables} or {""}
+    kinds = sorted({"note_matters_output" if measure == "output" else "note_matters" for measure in measures})
+    both = ["note_matters_both"] if len(tables) > len(measures) else []  # else each has a scale of its own
+    return [say(language, name) for name in (*kinds, *both)]
 
 
 def quality(distances: pd.DataFrame, aspect: str, language: Language) -> list[str]:
@@ -111,14 +128,15 @@ def old(shown: Shown, language: Language) -> str:
 
 def lacks(shown: Shown, name: str) -> str:
     """Return the name of the sentence why a corpus does not allow an analysis; "" where it does."""
-    tokens = shown.index.tokens
-    if name in ("relations", "coreference", "probes") and shown.modality != "text":
+    if not ANALYSES[name].can(shown.index):
+        return ""
+    if name in ABLATIONS:
+        return "heads_no_sounds"
+    if shown.modality != "text":
         return "heads_no_words"
-    if name in ("relations", "probes") and not {"head", "deprel"} <= set(tokens):
-        return "heads_no_trees"
-    if name == "coreference" and not column_of(shown.index)[0]:
-        return "heads_no_chains"
-    return ""
+    if any(layer.crosses for layer in shown.index.layers):
+        return "heads_crosses"
+    return "heads_no_chains" if name == "coreference" else "heads_no_trees"
 
 
 def missing(shown: Shown, name: str, language: Language) -> str:
@@ -131,12 +149,6 @@ def missing(shown: Shown, name: str, language: Language) -> str:
     if reason := lacks(shown, name):
         return because(reason)
     return f"{because('heads_make')}<p><code>{escape(command(shown.index, name))}</code></p>"
-
-
-def command(index: Index, name: str) -> str:
-    """Return the command that makes an analysis."""
-    root = shlex.quote(str(index.root))
-    return f"qkspace ablate {root}" if name == "ablation" else f"qkspace heads {root} --only {name}"
 
 
 def rebuild(index: Index) -> str:

@@ -5,7 +5,7 @@ In: an index, whose model is loaded. Out: a table with a row a head. Knows no pa
 Attention says where a head looks, not whether the model uses it. Here each head in turn puts out zeros, or its own mean, and
 the model is asked again (Michel et al. 2019, Are Sixteen Heads Really Better than One?; Voita et al. 2019). What is finished
 is kept a head at a time in the work folder of the index, so that a run that was killed goes on where it was; `kept.keep`
-removes it.
+removes it. Zeros and means are two analyses, so that an index can hold both (`qkspace.heads.analyse`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     from qkspace.model import Device
 
-FOLDER = "ablation"  # in the work folder
 WORTH_SAYING = 10.0  # seconds that the rest takes
 Sums = dict[tuple[int, int], Float64Array]  # (layer, head) -> loss of each sequence without it
 
@@ -52,6 +51,8 @@ def analyse(
     trust_remote_code: bool = False,
     batch_tokens: int = BATCH_TOKENS,
     device: Device = "auto",
+    table: str = "ablation",
+    column: str = "loss_change",
     console: Console = SILENT,
 ) -> Found:
     """Take out one head at a time and measure how much the loss changes; arguments as of `Ablation.of`.
@@ -68,11 +69,13 @@ def analyse(
         trust_remote_code: run its code.
         batch_tokens: of one forward pass.
         device: where the model runs.
+        table: what the table is called, and the folder of what is finished of it.
+        column: what the change is called in it, and in the table of heads.
         console: where progress is shown.
 
     Returns:
-        The table `ablation`: layer, head, loss_change (ablated minus intact, a prediction), low, high (95 %, over sequences),
-        method, measure, base_loss (of the whole model) and n_predictions.
+        One table: layer, head, the change (ablated minus intact, a prediction), low, high (95 %, over sequences), method,
+        measure, base_loss (of the whole model) and n_predictions.
 
     Raises:
         QKSpaceError: as `Ablation.of`, or another command is writing to the index.
@@ -84,22 +87,23 @@ def analyse(
     chosen = every if heads is None else sorted({(index.head(*pair).layer, index.head(*pair).head) for pair in heads})
     if ablation.task.reason:
         console.say(f"Measuring the output: {ablation.task.reason}.")
-    sums = _all(ablation, chosen, _key(ablation, batch_tokens, predict), console)
-    table = _table({pair: ablation.compared(sums[pair]) for pair in chosen})
+    folder = index.root / store.WORK / table
+    sums = _all(ablation, chosen, folder / f"{_key(ablation, batch_tokens, predict)}.jsonl", console)
+    found = _table({pair: ablation.compared(sums[pair]) for pair in chosen}, column)
     sample = ablation.task.sample
     n_sequences, n_tokens = len(sample.places), len(sample.tokens.token_ids)
-    table.attrs["note"] = _note(ablation, n_sequences, n_tokens, predict)
+    found.attrs["note"] = _note(ablation, n_sequences, n_tokens, predict)
     parameters = {"method": method, "measure": ablation.task.measure, "unit": ablation.task.unit, "seed": seed}
     parameters |= {"max_tokens": max_tokens, "predict": predict, "n_sequences": n_sequences, "n_tokens": n_tokens}
-    return Found({"ablation": table}, ("loss_change",), {**parameters, "reason": ablation.task.reason})
+    return Found({table: found}, (column,), {**parameters, "reason": ablation.task.reason})
 
 
-def _table(changes: dict[tuple[int, int], Change]) -> pd.DataFrame:
+def _table(changes: dict[tuple[int, int], Change], column: str) -> pd.DataFrame:
     import pandas as pd
 
     names = ("loss_change", "low", "high", "method", "measure", "base_loss", "n_predictions")
     rows = [{"layer": a, "head": b, **{n: getattr(each, n) for n in names}} for (a, b), each in changes.items()]
-    return pd.DataFrame(rows, columns=["layer", "head", *names])
+    return pd.DataFrame(rows, columns=["layer", "head", *names]).rename(columns={"loss_change": column})
 
 
 def _note(ablation: Ablation, n_sequences: int, n_tokens: int, predict: str | None) -> str:
@@ -116,13 +120,19 @@ def _note(ablation: Ablation, n_sequences: int, n_tokens: int, predict: str | No
     )
 
 
+def can_be_analysed(index: Index) -> str:
+    """Say why an index cannot be analysed so; "" where it can, as far as is quickly told."""
+    is_sound = index.manifest.get("modality", "text") == "audio"
+    return "it holds no sounds, only their outlines, so the model cannot be run on them again" if is_sound else ""
+
+
 # ---------------------------------------------------------------------------------------------- head after head
 
 
-def _all(ablation: Ablation, chosen: Heads, key: str, console: Console) -> Sums:
-    """Return the losses without each head, from the work folder where they are there."""
+def _all(ablation: Ablation, chosen: Heads, path: Path, console: Console) -> Sums:
+    """Return the losses without each head, from a file of the work folder where they are there."""
     root, n_sequences = ablation.index.root, len(ablation.task.sample.places)
-    with store.disk_errors(root), store.locked(root), _kept(root, key, n_sequences) as (found, keep):
+    with store.disk_errors(root), store.locked(root), _kept(path, n_sequences) as (found, keep):
         left = [pair for pair in chosen if pair not in found]
         begin = time.monotonic()
         if left:
@@ -154,9 +164,8 @@ def _key(ablation: Ablation, batch_tokens: int, predict: str | None) -> str:
 
 
 @contextmanager
-def _kept(root: Path, key: str, n_sequences: int) -> Iterator[tuple[Sums, Any]]:
+def _kept(path: Path, n_sequences: int) -> Iterator[tuple[Sums, Any]]:
     """Open the file of the heads that are done, a line each: what it holds, and the function that adds a head."""
-    path = root / store.WORK / FOLDER / f"{key}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
         file.seek(0)

@@ -9,8 +9,9 @@ loses at most the one that it was in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -25,13 +26,16 @@ from qkspace.schema import QKSpaceError
 class Analysis:
     """One analysis: what it tells, which options its `analyse` takes, and whether it is run where none is named.
 
-    can: why an index cannot be analysed so with some options; "" where it can, as far as is quickly told.
+    can: why an index cannot be analysed so with some options; "" where it can, as far as is quickly told. module: where its
+    `analyse` is, if not in the one of its name; settled: arguments of it that make this analysis what it is.
     """
 
     tells: str
     options: tuple[str, ...]
     can: Callable[..., str]
     is_default: bool = True
+    module: str = ""
+    settled: Mapping[str, str] = field(default_factory=dict)
 
 
 def _always(_index: Index, **_options: Any) -> str:
@@ -50,8 +54,15 @@ def _has_chains(index: Index, column: str | None = None, **_options: Any) -> str
     return can_be_analysed(index, column)
 
 
+def _can_run(index: Index, **_options: Any) -> str:
+    from qkspace.heads.ablation import can_be_analysed
+
+    return can_be_analysed(index)
+
+
 SPLIT = ("choose", "report", "seed")
 MODEL = ("model", "trust_remote_code")
+SAMPLE = ("measure", "max_tokens", "batch_tokens", "device", "seed")
 ANALYSES: dict[str, Analysis] = {
     "behaviours": Analysis(
         "previous-token, duplicate-token, induction and positional heads", (*MODEL, "seed"), _always
@@ -69,9 +80,18 @@ ANALYSES: dict[str, Analysis] = {
     ),
     "ablation": Analysis(
         "what changes when a head is taken out (qkspace ablate)",
-        (*MODEL, "method", "measure", "max_tokens", "batch_tokens", "device", "seed"),
-        _always,
+        (*MODEL, *SAMPLE),
+        _can_run,
         is_default=False,
+        settled={"method": "zero"},
+    ),
+    "mean-ablation": Analysis(
+        "what changes when its mean stands in the place of a head (qkspace ablate --method mean)",
+        (*MODEL, *SAMPLE),
+        _can_run,
+        is_default=False,
+        module="ablation",
+        settled={"method": "mean", "table": "mean-ablation", "column": "loss_change_mean"},
     ),
 }
 
@@ -91,8 +111,8 @@ def run(
 
     Args:
         index: a finished index.
-        only: names of analyses (`ANALYSES`); none: all that its corpus allows, but those that take minutes (probes and
-            ablation).
+        only: names of analyses (`ANALYSES`); none: all that its corpus allows, but those that take minutes (probes and both
+            ablations).
         overwrite: make anew what is there.
         console: where progress is shown.
         **options: what `ANALYSES` lists; each goes to those analyses that take it.
@@ -133,11 +153,23 @@ def analyse(index: Index, name: str, *, console: Console = SILENT, **options: An
     """Run one analysis and return what it found, without keeping it.
 
     Raises:
-        QKSpaceError: there is no such analysis, or the index does not allow it.
+        QKSpaceError: there is no such analysis, an option is settled by its name, or the index does not allow it.
     """
     _refuse_names([name])
-    found: Found = import_module(f"qkspace.heads.{name}").analyse(index, console=console, **options)
+    analysis = ANALYSES[name]
+    for option in options.keys() & analysis.settled.keys():
+        _refuse_settled(option)
+    module = import_module(f"qkspace.heads.{analysis.module or name}")
+    found: Found = module.analyse(index, console=console, **analysis.settled, **options)
     return found
+
+
+def command(index: Index, name: str) -> str:
+    """Return the command that makes an analysis."""
+    root, method = shlex.quote(str(index.root)), ANALYSES[name].settled.get("method")
+    if method is None:
+        return f"qkspace heads {root} --only {name}"
+    return f"qkspace ablate {root}" + (f" --method {method}" if method != "zero" else "")
 
 
 def _chosen(index: Index, only: Sequence[str], options: dict[str, Any], console: Console) -> list[str]:
@@ -169,7 +201,15 @@ def _refuse_options(names: Sequence[str], options: dict[str, Any]) -> None:
             raise QKSpaceError(
                 f"{option} is an option of {' and '.join(takers)}, which is not asked for: --only {takers[0]}"
             )
+        _refuse_settled(option)
         raise QKSpaceError(f"{', '.join(names)}: no such option as {option}; there are {', '.join(sorted(known))}.")
+
+
+def _refuse_settled(option: str) -> None:
+    """Refuse an option that is no choice, as the name of an analysis settles it."""
+    each = [f"{name} ({found})" for name, analysis in ANALYSES.items() if (found := analysis.settled.get(option))]
+    if each:
+        raise QKSpaceError(f"{option} is settled by the analysis: {', '.join(each)}. Name the one that you mean.")
 
 
 def _said(asked: dict[str, Any] | None) -> str:

@@ -80,7 +80,7 @@ def analyse(
     table = pd.DataFrame([(i, head) for i, layer in enumerate(layers) for head in range(layer.n_heads)])
     table.columns = pd.Index(["layer", "head"])
     asked = _Asked(n_sequences, length, seed, model, device, trust_remote_code)
-    scores, said = _repeated(index, asked, repeated, console)
+    scores, said, length_read = _repeated(index, asked, repeated, console)
     table = table.join(scores)
     statistics = index.table("heads").set_index(["layer", "head"])
     for name, column in OF_TEXT.items():
@@ -89,6 +89,9 @@ def analyse(
     read, n_queries = of_index(index, seed, console)
     table = table.join(read)
     table.attrs["note"] = _note(said, n_queries)
+    if length_read:  # else the note says why none was
+        on_random = ["how_random", {"n_sequences": n_sequences, "length": length_read}]
+        table.attrs["told"] = [on_random, ["how_positional", {"n_queries": int(n_queries)}]]
     measured = [name for name in (*KINDS, "positional", *OF_IMAGES) if name in table and table[name].notna().any()]
     columns = tuple(f"{name}{end}" for name in measured for end in ("", "_uniform"))
     parameters = {"n_sequences": n_sequences, "length": length, "seed": seed, "repeated": repeated, "measured": said}
@@ -120,8 +123,10 @@ class _Asked:
 
 def _repeated(
     index: Index, asked: _Asked, wanted: Literal["auto"] | bool, console: Console
-) -> tuple[pd.DataFrame, str]:
-    """Return the scores on repeated random tokens, one row a head, and what to say of them; nan and why where there are none.
+) -> tuple[pd.DataFrame, str, int]:
+    """Return the scores on repeated random tokens, one row a head, what to say of them, and how many are repeated.
+
+    Where there are none: nan, why, and 0.
 
     Raises:
         QKSpaceError: they are wanted whatever comes, and cannot be had.
@@ -137,10 +142,10 @@ def _repeated(
             console.say(f"No scores on random tokens: {reason}.")
     nothing = np.full(sum(layer.n_heads for layer in index.layers), np.nan)
     names = [f"{kind}{suffix}" for kind in KINDS for suffix in ("", "_uniform", "_error")]
-    return _frame(dict.fromkeys(names, nothing)), f"not measured on random tokens ({reason})"
+    return _frame(dict.fromkeys(names, nothing)), f"not measured on random tokens ({reason})", 0
 
 
-def _on_random_tokens(index: Index, asked: _Asked, console: Console) -> tuple[pd.DataFrame, str]:
+def _on_random_tokens(index: Index, asked: _Asked, console: Console) -> tuple[pd.DataFrame, str, int]:
     from qkspace.live import checkpoint_of
     from qkspace.model import context_length
 
@@ -153,7 +158,7 @@ def _on_random_tokens(index: Index, asked: _Asked, console: Console) -> tuple[pd
     sides = random_tokens.sides(checkpoint, halves, around, part=run.part)
     layers = random_tokens.measure(checkpoint, run, *sides, console=console)
     said = f"on {asked.n_sequences} sequences of {length} random tokens that come twice, the mean over the second time"
-    return _frame(_summed_up(layers)), said
+    return _frame(_summed_up(layers)), said, length
 
 
 def _first_line(index: Index) -> str:

@@ -108,6 +108,9 @@ def analyse(
         "silhouette": silhouette,
         "n_clusters": len(np.unique(cluster)),
     }
+    if not few:  # else its note says more
+        of = {"n_queries": measured.n_queries, "n_sequences": measured.n_sequences}
+        table.attrs["told"] = [["how_distances", of]]
     redundant = redundant_heads(heads, measured, redundant_below)
     redundant.attrs["note"] = (
         f"Pairs of heads whose mean Jensen-Shannon divergence {over}, its 95 % error added, is below {redundant_below:g} nats."

@@ -40,7 +40,8 @@ def keep(
     Args:
         index: a finished index.
         name: of the analysis.
-        tables: by their names, which are `name` or begin with it and a hyphen. `attrs` of a table are kept with it.
+        tables: by their names, which are `name` or begin with it and a hyphen. `attrs` of a table are kept with it: "note",
+            how it was measured, and "told", the same as names of sentences of the page with what stands in them.
         head_columns: columns of the table called `name`, which then has one row a head (layer, head), that
             `index.head_table()` is to have: what the atlas is sorted by.
         parameters: what the analysis was asked for.
@@ -155,14 +156,17 @@ def read(index: Index, table: str) -> pd.DataFrame:
         QKSpaceError: the index has none of that name.
     """
     if table not in tables(index):
-        from qkspace.heads.analyse import ANALYSES
-
-        name = table.partition("-")[0]
-        how = (
-            f"Make it: qkspace heads {index.root} --only {name}"
-            if name in ANALYSES
-            else f"Analyses: {', '.join(ANALYSES)}"
-        )
-        there = ", ".join(tables(index)) or "none"
+        there, how = ", ".join(tables(index)) or "none", _how(index, table)
         raise QKSpaceError(f"{index.root} holds no table {table!r} of its heads; it holds {there}. {how}")
     return index.table(f"{FOLDER}/{table}")
+
+
+def _how(index: Index, table: str) -> str:
+    """Say how a table is made that the index lacks, or why it cannot be."""
+    from qkspace.heads.analyse import ANALYSES, command
+
+    name = next((name for name in ANALYSES if table == name or table.startswith(f"{name}-")), None)
+    if name is None:
+        return f"Analyses: {', '.join(ANALYSES)}"
+    trouble = ANALYSES[name].can(index).removesuffix(".")
+    return f"{name} cannot be made of it: {trouble}." if trouble else f"Make it: {command(index, name)}"

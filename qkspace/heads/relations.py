@@ -14,7 +14,7 @@ that they report it on, and count the root as an error where all words are count
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -25,7 +25,7 @@ from qkspace.heads.asked import refuse_choice, refuse_unfit, unfit
 from qkspace.heads.attachment import SCORES, Counts, count, groups_of, read_sentences
 from qkspace.heads.found import Found
 from qkspace.heads.pointing import DIRECTIONS
-from qkspace.heads.splits import split
+from qkspace.heads.splits import split, told
 from qkspace.heads.tabulate import accuracy, heads_of, share
 from qkspace.heads.trees import COLUMNS, main_relation, refuse_without_trees, trees_of
 from qkspace.heads.words import Rows
@@ -119,6 +119,7 @@ def analyse(
     note = _note(how, chosen, reported)
     for name, table in tables.items():
         table.attrs["note"] = f"{_WHAT[name]} {note}"
+    of_best.attrs["told"] = [told(index, places, seed), *_told(chosen, reported)]
     parameters: dict[str, Any] = {
         "choose": choose,
         "report": report,
@@ -267,3 +268,13 @@ def _note(how: str, chosen: Counts, reported: Counts) -> str:
     note += f" Drawn at random of these sequences: {' and '.join(drawn)}." if drawn else ""
     lost = f" {outside:,} words whose head has no token in their sequence count as wrong."
     return note + (lost if outside else "")
+
+
+def _told(chosen: Counts, reported: Counts) -> Iterator[list[Any]]:
+    """Say the same by sentences of the page and what stands in them."""
+    samples = (chosen.sentences, reported.sentences)
+    if any(len(each.words) < each.n_given for each in samples):
+        yield ["how_drawn", {"n_choose": len(samples[0].words), "n_report": len(samples[1].words)}]
+    yield ["how_relations", {"n_choose": int(chosen.n[1]), "n_report": int(reported.n[1])}]
+    if outside := sum(each.n_outside for each in samples):
+        yield ["how_outside", {"n": int(outside)}]

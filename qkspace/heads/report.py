@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from qkspace import store
 from qkspace.export import write_table
 from qkspace.heads import kept, surface
-from qkspace.heads.analyse import ANALYSES
+from qkspace.heads.analyse import ANALYSES, command
 from qkspace.heads.labels import labels
 from qkspace.index import Index
 from qkspace.schema import QKSpaceError
@@ -41,6 +41,7 @@ FOUND = {  # and those that analyses have added
     "coreference": "coreference",
     "probe_weight": "probe weight",
     "loss_change": "change without it",
+    "loss_change_mean": "change with its mean",
     "nearest_distance": "nearest head at",
     "cluster": "cluster",
 }
@@ -71,12 +72,18 @@ class Summary:
 
 
 _INTERVAL = {"low": "low", "high": "high"}
+_CHANGE = {**_INTERVAL, "measure": "measured", "method": "by"}
 _BEST = {"head": "head", "direction": "direction", "n": "n", "accuracy": "accuracy", **_INTERVAL}
 SUMMARIES = {
     "ablation": Summary(
         "What changes without a head, most first",
-        {"head": "head", "loss_change": "change", **_INTERVAL, "measure": "measured", "method": "by"},
+        {"head": "head", "loss_change": "change", **_CHANGE},
         "loss_change",
+    ),
+    "mean-ablation": Summary(
+        "What changes with its mean in the place of a head, most first",
+        {"head": "head", "loss_change_mean": "change", **_CHANGE},
+        "loss_change_mean",
     ),
     "distances-redundant": Summary(
         "Heads that attend alike", {"pair": "heads", "distance": "distance", "error": "error"}
@@ -129,15 +136,7 @@ def printed_tables(index: Index) -> list[Printed]:
 def hints(index: Index) -> list[str]:
     """Say which analyses the index could have and does not hold."""
     missing = [name for name, each in ANALYSES.items() if name not in kept.names(index) and not each.can(index)]
-    return [
-        f"Not measured yet: {name}, {ANALYSES[name].tells}. "
-        f"qkspace {'ablate' if name == 'ablation' else 'heads'} {index.root}{_only(name)}"
-        for name in missing
-    ]
-
-
-def _only(name: str) -> str:
-    return "" if name == "ablation" else f" --only {name}"
+    return [f"Not measured yet: {name}, {ANALYSES[name].tells}. {command(index, name)}" for name in missing]
 
 
 def write_tables(index: Index, folder: Path, *, csv: bool = False) -> list[Path]:

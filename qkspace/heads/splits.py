@@ -5,6 +5,7 @@ In: an index. Out: the places of two sets of its sequences that share no text. K
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,16 @@ def split(
             "more text."
         )
     return places[first], places[last], f"{how}: {first.sum():,} and {last.sum():,} sequences."
+
+
+def told(index: Index, places: Sequence[IntArray], seed: int) -> list[Any]:
+    """Say as `split` how it parted an index, given its places: the name of a sentence of the page and what stands in it."""
+    counts = {"n_choose": len(places[0]), "n_report": len(places[1])}
+    corpus = _corpus(index)
+    choose, report = (set(corpus[each].tolist()) for each in places)
+    if len(choose) == len(report) == 1 and choose != report:
+        return ["how_files", {"choose": choose.pop(), "report": report.pop()} | counts]
+    return ["how_dealt", {"seed": seed} | counts]
 
 
 def _corpus(index: Index) -> NDArray[np.str_]:

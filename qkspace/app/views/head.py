@@ -88,7 +88,8 @@ class HeadView:
         """Return what a card holds; where nothing can be said, why."""
         try:
             if name == "near":
-                return self._near(behaviour.nearest_heads(index, layer, head, top=NEAREST, language=self.language))
+                found = behaviour.nearest_heads(index, layer, head, top=NEAREST, language=self.language)
+                return self._near(found, behaviour.measured_distances(index).n_queries)  # of which they are
             if name == "attended":
                 album = album_of(index)
                 top = TOP if album is None else album.n_tokens
@@ -141,14 +142,20 @@ class HeadView:
             rows.append(f"<li>{name}</li>")
         return f'<ul class="plain">{"".join(rows)}</ul>{self._note(table)}'
 
-    def _near(self, table: pd.DataFrame) -> str:
+    def _near(self, table: pd.DataFrame, n_queries: int) -> str:
+        """Return the heads that are alike; n_queries: which they were measured on, said first where they are few."""
+        if table.empty:
+            return f'<p class="muted">{self._say("nothing_here")}</p>{self._note(table)}'
+        few = ""
+        if n_queries < behaviour.MIN_QUERIES:
+            few = f'<p class="small">{escape(say(self.language, "head_near_few", n=n_queries))}</p>'
         rows = []
         for each in table.to_dict("records"):
             name = f"L{each['layer']}H{each['head']}"
             button = f'<button class="link" {go(layer=each["layer"], head=each["head"])}>{name}</button>'
             bar = _bar(min(max(1 - each["distance"] / LARGEST, 0.0), 1.0), "accent")  # the longer, the more alike
             rows.append(f'<tr><td>{button}</td>{bar}<td class="number">{each["distance"]:.3f}</td></tr>')
-        return f"<table>{''.join(rows)}</table>{self._note(table)}"
+        return f"{few}<table>{''.join(rows)}</table>{self._note(table)}"
 
     def paint(self, theme: str) -> None:
         """Nothing: the cards take their colours from the page."""

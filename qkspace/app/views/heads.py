@@ -6,14 +6,25 @@ colours mean. A click on a dot opens its head. What has not been measured is sai
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from html import escape
 from typing import Any, Protocol, get_args
 
 import pandas as pd
 from bokeh.layouts import column, row
-from bokeh.models import CheckboxGroup, Div, InlineStyleSheet, LayoutDOM, RadioButtonGroup, Select
+from bokeh.models import (
+    CheckboxGroup,
+    CustomJS,
+    Div,
+    Dropdown,
+    InlineStyleSheet,
+    LayoutDOM,
+    RadioButtonGroup,
+    Select,
+    Spacer,
+)
+from bokeh.plotting import figure
 
 from qkspace.app import heads_bars, heads_curves, heads_data, heads_panels, heads_words
 from qkspace.app.figures_heads import Dots, side_by_side, stacked
@@ -23,6 +34,7 @@ from qkspace.app.figures_heads_tree import TreeFigure
 from qkspace.app.heads_look import Look, look_of
 from qkspace.app.language import say
 from qkspace.app.loop import beside, held
+from qkspace.app.scripts import script
 from qkspace.app.select import Scene, Shown
 from qkspace.app.state import Figure, State
 from qkspace.app.style import CARD_CSS, HEADS_CSS, PANEL, WIDGET_CSS
@@ -65,6 +77,13 @@ class Words:
         """Nothing: words take their colours from the page."""
 
 
+def one_scale(figures: Sequence[figure]) -> None:
+    """Give figures the same axis of y, as long as all that they show needs."""
+    low, high = (end(getattr(each.y_range, name) for each in figures) for end, name in ((min, "start"), (max, "end")))
+    for each in figures:
+        each.y_range.update(start=low, end=high, reset_start=low, reset_end=high)
+
+
 def sticking(root: LayoutDOM) -> LayoutDOM:
     """Return what stays in view while what is beside it scrolls."""
     root.styles = {**root.styles, "position": "sticky", "top": "0", "max-height": STICKS}
@@ -87,10 +106,10 @@ class HeadsView:
         self.is_drawing = False
         self.trouble = ""
         self.distances: dict[str, pd.DataFrame] | None = None
-        self._make_choices(state)
         scroll = {"overflow-y": "auto", "overflow-x": "hidden", "scrollbar-width": "thin", "min-height": "0"}
         scroll["container-type"] = "size"  # of which STICKS is a share
         self.body = column(sizing_mode="stretch_both", styles=scroll, margin=0, name="heads_body")
+        self._make_choices(state)
         self.root = column(
             *(self.figure, self.choices, self.note, self.legend, self.body),
             sizing_mode="stretch_both",
@@ -117,18 +136,25 @@ class HeadsView:
         low = common | {"align": "end"}
         self.weighted = CheckboxGroup(labels=[t("weighted")], width=210, name="weighted", **low)
         self.weighted.on_change("active", lambda _attr, _old, new: change(weighted=bool(new)))
+        kinds = ("png", "svg")
+        menu = [(t(f"export_{kind}"), kind) for kind in kinds]
+        self.save = Dropdown(label=t("figure_save"), menu=menu, width=120, name="figure_save", **low)
+        args = {"button": self.save, "body": self.body}
+        code = f"const kind = cb_obj.item\n{script('figure_save')}"
+        self.save.js_on_event("menu_item_click", CustomJS(args=args, code=code))
         for control in (
             self.figure,
             self.by,
             self.aspect,
             self.weighted,
+            self.save,
         ):  # which may be made after the page was loaded
             control.html_attributes = {"title": heads_words.tip(control.name or "", state.language)}
         sheet = InlineStyleSheet(css=CARD_CSS + HEADS_CSS)
         words: dict[str, Any] = {"stylesheets": [sheet], "sizing_mode": "stretch_width", "margin": 0}
         self.legend = Div(name="heads_legend", **words)
         self.note = Div(name="heads_note", **words)
-        parts = (self.aspect, self.by, self.weighted)
+        parts = (self.aspect, self.by, self.weighted, Spacer(sizing_mode="stretch_width", height=1), self.save)
         self.choices = row(*parts, sizing_mode="stretch_width", styles={"gap": "12px"}, margin=0)
 
     def _open_figure(self, figure: Figure) -> None:
@@ -187,6 +213,8 @@ class HeadsView:
         tables = self._distance_tables() if state.figure == "among" else None
         told = None if tables is None else tables["distances"]
         self.note.text = heads_words.note(self.shown, state.figure, aspect, self.language, told)
+        self.save.tags = ["-".join(filter(None, (self.shown.index.root.name, "heads", state.figure, aspect)))]
+        self.save.visible = not all(isinstance(part, Words) for part in self.parts)
         self.body.children = [drawn]
         self.is_drawing = False
         self.paint(state.theme)
@@ -226,10 +254,19 @@ class HeadsView:
         return self._dots(panels) if panels else self._missing("behaviours")
 
     def _matters(self, aspect: str) -> LayoutDOM:
-        panel = heads_panels.matters_panel(self.shown, aspect, self.language)
-        warns = self._words(f'<p class="small"><b>{escape(self.say("matters_proves"))}</b></p>')
-        drawn = self._missing("ablation") if panel is None else self._dots([panel])
-        return stacked(warns, drawn)
+        parts = [self._words(f'<p class="small"><b>{escape(self.say("matters_proves"))}</b></p>')]
+        if panels := heads_panels.matters_panels(self.shown, aspect, self.language):
+            is_one = len({panel.y_name for panel in panels}) == 1  # else one above the other, each with its own axis
+            heads = self.shown.head_table[["layer", "head"]]
+            dots = Dots(heads, panels, self.language, self._opens, across=None if is_one else 1)
+            if is_one:
+                one_scale(dots.figures)
+            parts.append(self._add(dots))
+        for name in heads_data.ABLATIONS:
+            if heads_data.table_of(self.shown.index, name) is None:
+                says = heads_words.missing(self.shown, name, self.language)
+                parts.append(self._words(f'<div style="margin-top:8px">{says}</div>'))
+        return stacked(*parts)
 
     def _relations(self, aspect: str) -> LayoutDOM:
         bars = heads_bars.relation_bars(self.shown.index, self.language)
