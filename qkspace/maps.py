@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
-import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from qkspace import position, store
 from qkspace.console import Console
+from qkspace.parallel import results_of
 from qkspace.position import Layout, PositionPart, needs_layout, read_layout, refuse_bare
 from qkspace.schema import FloatArray, HeadSample, IntArray, LayerSpec, QKSpaceError
 
@@ -210,32 +210,23 @@ def make_maps(
     Raises:
         QKSpaceError: vectors that cannot be mapped so, or a full disk.
     """
-    from joblib import Parallel, delayed, parallel_config
-
     root = root.absolute()  # workers may have been begun in another folder
     _fit_common(root, layers, wanted, fit, n_jobs=n_jobs, console=console)
     jobs = _jobs(root, layers, wanted)
     n_maps = len(wanted.maps) * sum(layer.n_heads for layer in layers)
     done = n_maps - sum(len(job.heads) for job in jobs)
-    with parallel_config(backend="loky", n_jobs=_workers(n_jobs, jobs), inner_max_num_threads=1):
-        results = Parallel(return_as="generator_unordered")(delayed(_run)(job, fit, score) for job in jobs)
-        each = (1 for n_heads in results for _ in range(n_heads))
-        for _ in console.track(each, n_maps, "Mapping heads", done=done, unit="maps"):
-            pass
+    results = results_of(_run, [(job, fit, score) for job in jobs], n_jobs)
+    each = (1 for n_heads in results for _ in range(n_heads))
+    for _ in console.track(each, n_maps, "Mapping heads", done=done, unit="maps"):
+        pass
     for method, dims in wanted.maps:
         _gather_scores(root, layers, method, dims)
-
-
-def _workers(n_jobs: int | None, jobs: Sequence[_Job]) -> int:
-    return min(n_jobs or os.cpu_count() or 1, max(1, len(jobs)))
 
 
 def _fit_common(
     root: Path, layers: Sequence[LayerSpec], wanted: Wanted, fit: SampleRows, *, n_jobs: int | None, console: Console
 ) -> None:
     """Fit each joint map that is not there yet, in parallel."""
-    from joblib import Parallel, delayed, parallel_config
-
     from qkspace.project import is_joint
 
     jobs = [
@@ -245,10 +236,9 @@ def _fit_common(
     ]
     if not jobs:
         return
-    with parallel_config(backend="loky", n_jobs=_workers(n_jobs, jobs), inner_max_num_threads=1):
-        results = Parallel(return_as="generator_unordered")(delayed(_run_common)(job, layers, fit) for job in jobs)
-        for _ in console.track(results, len(jobs), "Fitting maps of all heads together", unit="maps"):
-            pass
+    results = results_of(_run_common, [(job, layers, fit) for job in jobs], n_jobs)
+    for _ in console.track(results, len(jobs), "Fitting maps of all heads together", unit="maps"):
+        pass
 
 
 def _jobs(root: Path, layers: Sequence[LayerSpec], wanted: Wanted) -> list[_Job]:

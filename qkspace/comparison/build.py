@@ -10,7 +10,6 @@ when its files stand; a killed run that is run again does only what is left.
 from __future__ import annotations
 
 import datetime
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
@@ -30,6 +29,7 @@ from qkspace.comparison.sources import Source, name_all, read_source, step_of
 from qkspace.comparison.units import Units, common_units
 from qkspace.console import SILENT, Console
 from qkspace.index import Index
+from qkspace.parallel import results_of
 from qkspace.pipeline import build
 from qkspace.plan import Parameters, content_of
 from qkspace.schema import FloatArray, QKSpaceError
@@ -370,13 +370,9 @@ class _Run:
         self._parallel(place_layer, left, len(jobs), "Placing tokens on the base's maps")
 
     def _parallel(self, function: Any, jobs: Sequence[Any], total: int, label: str) -> None:
-        from joblib import Parallel, delayed, parallel_config
-
-        workers = min(self.n_jobs or os.cpu_count() or 1, max(1, len(jobs)))
-        with parallel_config(backend="loky", n_jobs=workers, inner_max_num_threads=1):
-            results = Parallel(return_as="generator_unordered")(delayed(function)(job) for job in jobs)
-            for _ in self.console.track(results, total, label, done=total - len(jobs), unit="layers"):
-                pass
+        results = results_of(function, [(job,) for job in jobs], self.n_jobs)
+        for _ in self.console.track(results, total, label, done=total - len(jobs), unit="layers"):
+            pass
 
     def _write(self, base: Index, pairs: list[_Pair], asked: dict[str, Any]) -> None:
         """Write the table of heads, the means of layers, and the manifest, which makes the comparison whole."""

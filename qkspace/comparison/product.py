@@ -48,8 +48,11 @@ def weight_product_change(
     kind, or shapes that differ between the two; so does a model that reads anything but one text. Nothing is taken on
     trust: both models run on a short input, and the weights that were found must give the queries and keys captured there.
     """
+    from threadpoolctl import threadpool_limits
+
     base, tuned = (_projections(model, layers) for model in (base_model, tuned_model))
-    return {layer: _change(one, other) for layer, (one, other) in enumerate(zip(base, tuned, strict=True))}
+    with threadpool_limits(1):  # of small matrices, over which threads only wait for each other
+        return {layer: _change(one, other) for layer, (one, other) in enumerate(zip(base, tuned, strict=True))}
 
 
 @dataclass(frozen=True, slots=True)
