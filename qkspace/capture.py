@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -163,18 +163,21 @@ class _Ear:
         *,
         unrotated: bool,
         edit: Edit | None = None,
+        last: int | None = None,
     ) -> None:
-        self.listener, self.route, self.how, self.edit = listener, route, how, edit
+        self.listener, self.route, self.how, self.edit, self.last = listener, route, how, edit, last
         self.names = {id(module): name for name, module in model.named_modules()}
         self.n_calls = 0
         self.unrotated = unrotated
         self.windows_of: Callable[[str], Windows | None] = lambda module: None
 
     def tell(self, module: str, **call: Any) -> None:
-        """Show one attention to the listener."""
-        windows = self.windows_of(module)
-        self.listener(AttentionCall(index=self.n_calls, module=module, windows=windows, **call))
+        """Show one attention to the listener; after the last that is wanted the forward pass ends."""
+        windows, number = self.windows_of(module), self.n_calls
+        self.listener(AttentionCall(index=number, module=module, windows=windows, **call))
         self.n_calls += 1
+        if number == self.last:
+            raise _AllSeenError
 
     def tell_inline(
         self,
@@ -192,6 +195,10 @@ class _Ear:
         self.tell(module, query=query, key=key, value=value, chunks=chunks, mask=added, **how)
 
 
+class _AllSeenError(Exception):
+    """Ends a forward pass of which all that is wanted was seen; `forward` catches it."""
+
+
 _listeners: dict[int, _Ear] = {}  # id(module) -> who listens to the model that it is a part of
 
 
@@ -204,6 +211,7 @@ def listening(
     how: Forward = "exact",
     unrotated: bool = False,
     edit: Edit | None = None,
+    last: int | None = None,
 ) -> Iterator[None]:
     """Show every attention of `model` to `listener` while the context lasts; calls of a `forward` count from 0.
 
@@ -219,6 +227,7 @@ def listening(
         unrotated: also take queries and keys before rotary positions.
         edit: given the number and the output of every attention (attention times value, of each head, before the output
             projection), returns what the model goes on with. Of a sliding window as Longformer's it is not asked.
+        last: number of the last attention that is wanted; `forward` ends with it and returns None. None: all of the pass.
 
     Raises:
         QKSpaceError: the model does not use the attention interface, or somebody listens already.
@@ -227,7 +236,7 @@ def listening(
         raise QKSpaceError(
             f"{type(model).__name__} computes attention on its own and not through the attention interface."
         )
-    ear = _Ear(model, listener, route, how, unrotated=unrotated, edit=edit)
+    ear = _Ear(model, listener, route, how, unrotated=unrotated, edit=edit, last=last)
     if any(key in _listeners for key in ear.names):
         raise QKSpaceError("This model is being captured already; wait until that is done.")
     state = _ModelState(model)
@@ -425,7 +434,7 @@ def forward(model: PreTrainedModel, batch: Mapping[str, Tensor], runner: str = "
     ear = _listeners.get(id(model))
     run = model.get_submodule(runner) if runner else model
     options: dict[str, Any] = {"use_cache": False} if takes_cache(run) else {}
-    with ExitStack() as stack:
+    with suppress(_AllSeenError), ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         if ear is not None:
             ear.n_calls = 0
@@ -434,6 +443,7 @@ def forward(model: PreTrainedModel, batch: Mapping[str, Tensor], runner: str = "
 
                 stack.enter_context(watching(model, ear.tell_inline, ear.edit))
         return run(**batch, **options)
+    return None
 
 
 def takes_cache(module: nn.Module) -> bool:

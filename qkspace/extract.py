@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from qkspace.capture import CHUNK_BYTES, Forward, forward, listening
 from qkspace.feed import Feed, Tokens
-from qkspace.gather import Gatherer, unpack_strongest
+from qkspace.gather import Gatherer
 from qkspace.memory import Room, run_halving
 from qkspace.schema import IntArray, LayerSpec, QKSpaceError
 from qkspace.weights import input_device
@@ -175,7 +175,7 @@ def extract(
 
     Two are in work at a time, and what was yielded holds until the next but one is asked for, when its memory is used
     again. On a CPU batches run side by side, each in a thread with its share of the processor. A batch that the memory
-    cannot take is halved.
+    cannot take is halved. What the model would do after the last attention that is kept is not computed.
 
     Args:
         model: the model that was checked.
@@ -225,7 +225,10 @@ def extract(
         for worker in range(n_workers):
             own = sharing_weights(model) if worker else model
             gatherer = Gatherer(check.calls, statistics=keep.statistics)
-            stack.enter_context(listening(own, gatherer.see, route=check.route, how=keep.how, unrotated=keep.unrotated))
+            heard = listening(
+                own, gatherer.see, route=check.route, how=keep.how, unrotated=keep.unrotated, last=max(check.calls)
+            )
+            stack.enter_context(heard)
             free.put((own, gatherer))
         pool = ThreadPoolExecutor(n_workers, initializer=torch.set_num_threads, initargs=(threads // n_workers,))
         stack.callback(pool.shutdown, cancel_futures=True)
@@ -256,19 +259,20 @@ def sharing_weights(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _buffers(layers: tuple[LayerSpec, ...], n_rows: int, keep: Keep) -> list[dict[str, Tensor]]:
-    """Return room for the rows of a unit, a layer each, laid out as the model lays out what is taken from it."""
+    """Return room for the rows of a unit, a layer each, laid out as in the index: (head, row, ...)."""
     import torch
 
     dtype = {"float16": torch.float16, "float32": torch.float32}[keep.storage]
     n = n_rows + 1  # the last row takes what is not kept
     buffers = []
     for layer in layers:
-        query, key = (n, layer.n_heads, layer.d_head), (n, layer.n_kv_heads, layer.d_head)
-        shapes = {"query": query, "key": key, "value_norm": key[:2]}
+        query, key = (layer.n_heads, n, layer.d_head), (layer.n_kv_heads, n, layer.d_head)
+        shapes = {"query": query, "key": key, "value_norm": (*key[:2], 1)}
         if keep.unrotated:
             shapes |= {"query_unrotated": query, "key_unrotated": key}
         room = {name: torch.empty(shape, dtype=dtype) for name, shape in shapes.items()}
-        room["top"] = torch.empty(layer.n_heads, n, keep.top_k, dtype=torch.int32)  # packed, see `pack_strongest`
+        room["top_key"] = torch.empty(layer.n_heads, n, keep.top_k, dtype=torch.int32)
+        room["top_attention"] = torch.empty(layer.n_heads, n, keep.top_k, dtype=torch.float16)
         buffers.append(room)
     return buffers
 
@@ -278,7 +282,7 @@ class _UnitRows:
 
     def __init__(self, check: Check, tokens: Tokens, unit: Unit, buffers: list[dict[str, Tensor]]) -> None:
         self.layers, self.positions = check.layers, check.positions
-        self.tokens, self.unit, self.buffers = tokens, unit, buffers
+        self.tokens, self.unit, self.row, self.buffers = tokens, unit, unit.row, buffers
         stored = tokens.is_stored[unit.first : unit.last]
         lengths = tokens.lengths[unit.first : unit.last]
         kept = np.where(stored, lengths, 0)
@@ -289,10 +293,11 @@ class _UnitRows:
             for layer in check.layers
         ]
         for buffer in buffers:
-            buffer["top"].zero_()  # a sequence shorter than k fills a part only
             if tokens.n_source is not None:  # a token asks or answers, and leaves the other empty
                 for name in buffer:
                     buffer[name].zero_()
+            buffer["top_key"].fill_(-1)  # a sequence shorter than k fills a part only
+            buffer["top_attention"].zero_()
         self.low = (1 << int(lengths.max()).bit_length()) - 1
 
     def first_rows(self, sequences: IntArray) -> IntArray:
@@ -319,23 +324,12 @@ class _UnitRows:
         )
 
     def _layer(self, number: int) -> LayerRows:
-        import torch
-
-        buffer, layer, n = self.buffers[number], self.layers[number], self.unit.n_rows
-        first_row = torch.from_numpy(np.repeat(self.row_of[:-1], np.diff(self.row_of)) + self.unit.row).to(torch.int32)
-        vectors = {name: room[:n].numpy() for name, room in buffer.items() if name != "top"}
-        for name, values in vectors.items():
-            if name != "value_norm" or not np.isnan(values).all():  # which is so where no values were seen
-                _refuse_overflow(values, f"{layer.module}: a {name}")
-        attention, position = unpack_strongest(buffer["top"][:, :n], self.low)
-        top_attention = attention.to(torch.float16)
-        top_key = (position + first_row[:, None]).masked_fill_(top_attention == 0, -1)
-        return LayerRows(
-            **{name: values.swapaxes(0, 1) for name, values in vectors.items()},
-            top_key=top_key.numpy(),
-            top_attention=top_attention.numpy(),
-            pairs=self.pairs[number],
-        )
+        rows = {name: room[:, : self.unit.n_rows].numpy() for name, room in self.buffers[number].items()}
+        rows["value_norm"] = rows["value_norm"][..., 0]
+        for name in rows.keys() - {"top_key", "top_attention"}:
+            if name != "value_norm" or not np.isnan(rows[name]).all():  # which is so where no values were seen
+                _refuse_overflow(rows[name], f"{self.layers[number].module}: a {name}")
+        return LayerRows(**rows, pairs=self.pairs[number])
 
 
 def _refuse_overflow(values: NDArray[Any], what: str) -> None:

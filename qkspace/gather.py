@@ -52,6 +52,7 @@ class Rows(Protocol):
     layers: tuple[LayerSpec, ...]
     positions: tuple[LayerPosition | None, ...]
     tokens: Tokens
+    row: int  # in the index, of the first
     buffers: list[dict[str, Tensor]]
     pairs: list[NDArray[np.float16] | None]
     low: int
@@ -73,13 +74,16 @@ class Gatherer:
 
     def begin(self, rows: Rows, sequences: IntArray, device: torch.device) -> None:
         """Prepare what every layer of the coming forward pass shares."""
+        import torch
+
         self.unit, self.sequences = rows, sequences
         tokens = rows.tokens
         lengths = tokens.starts[sequences + 1] - tokens.starts[sequences]
         self.asking, self.answering = _sides(tokens, sequences, lengths)
         first_row = rows.first_rows(sequences)
         kept = tokens.is_stored[sequences]
-        last = len(rows.buffers[0]["query"]) - 1  # which takes what is not kept
+        last = rows.buffers[0]["query"].shape[1] - 1  # which takes what is not kept
+        self.first_key = torch.from_numpy(first_row + rows.row).to(torch.int32)[:, None, None, None]
         self.any_kept = bool(kept.any())
         self.kept = kept
         self.queries = _Side(self.asking, first_row, kept, last)
@@ -118,13 +122,11 @@ class Gatherer:
             attention = attention.float()
             if layer.causal and rows.stop < attention.shape[3] and not layer.crosses:
                 attention = attention[..., : rows.stop]  # what follows is not attended to
-            top = pack_strongest(attention, min(buffer["top"].shape[2], attention.shape[3]), self.unit.low)
+            top = pack_strongest(attention, min(buffer["top_key"].shape[2], attention.shape[3]), self.unit.low)
             if sums is not None:
                 sums.add(rows, attention, unpack_strongest(top[..., 0], self.unit.low)[0])
             if self.any_kept:
-                by_head = top.transpose(0, 1).flatten(1, 2)  # (head, place, k)
-                places = self.queries.rows_of(rows)
-                buffer["top"][:, :, : by_head.shape[2]].index_copy_(1, places, by_head.cpu())
+                self._keep_strongest(top.cpu(), self.queries.rows[:, rows], buffer)
         if top is None:
             raise QKSpaceError(f"{call.module}: no attention came out of it.")
         self._sum(layer, sums)
@@ -142,11 +144,20 @@ class Gatherer:
         self.sums.append(found[:-1, : len(SUMMED)])
         self.surface.append(found[:, len(SUMMED) :])
 
+    def _keep_strongest(self, packed: Tensor, places: IntArray, buffer: dict[str, Tensor]) -> None:
+        """Store the keys that each query attends to most, and the weights; packed: (sequence, head, query token, k)."""
+        import torch
+
+        weight, position = unpack_strongest(packed, self.unit.low)
+        weight = weight.to(torch.float16)
+        _put(buffer["top_attention"], places, weight)
+        _put(buffer["top_key"], places, position.add_(self.first_key).masked_fill_(weight == 0, -1))
+
     def _keep(self, call: AttentionCall, buffer: dict[str, Tensor], value_norm: Tensor) -> None:
         kept = [
             ("query", call.query, self.queries),
             ("key", call.key, self.keys),
-            ("value_norm", value_norm, self.keys),
+            ("value_norm", value_norm.unsqueeze(3), self.keys),
         ]
         if "query_unrotated" in buffer:
             if call.before_rotation is None:
@@ -156,9 +167,8 @@ class Gatherer:
                 )
             query, key = call.before_rotation
             kept += [("query_unrotated", query, self.queries), ("key_unrotated", key, self.keys)]
-        for name, values, side in kept:  # values (sequence, head, token, ...) go to rows of buffer (row, head, ...)
-            flat = values.to(buffer[name].dtype).transpose(1, 2).flatten(0, 1).cpu()
-            buffer[name].index_copy_(0, side.rows_of(slice(0, values.shape[2])), flat)
+        for name, values, side in kept:
+            _put(buffer[name], side.rows[:, : values.shape[2]], values.to(buffer[name].dtype).cpu())
 
     def _keep_pairs(self, call: AttentionCall, number: int) -> None:
         """Store what is added to the logits of each sequence, where that is its own."""
@@ -299,7 +309,7 @@ class _HeadSums:
 class _Side:
     """The tokens of a batch that ask, or that answer, laid out as the model lays them out: each sequence from 0.
 
-    inside (sequence, token): what is no padding; rows: where each place of sequence x token goes in the unit.
+    inside (sequence, token): what is no padding; rows (sequence, token): where each goes in the unit.
     """
 
     def __init__(self, chosen: list[slice], first_row: IntArray, kept: BoolArray, last: int) -> None:
@@ -309,17 +319,24 @@ class _Side:
         start = np.array([side.start for side in chosen])
         place = np.arange(int(self.lengths.max()))[None, :]
         inside = place < self.lengths[:, None]
-        rows = np.where(inside & kept[:, None], (first_row + start)[:, None] + place, last)
+        self.rows = np.where(inside & kept[:, None], (first_row + start)[:, None] + place, last)
         self._inside = self.inside = torch.from_numpy(inside)
-        self._rows = torch.from_numpy(rows)
 
     def move(self, device: torch.device) -> None:
         """Have `inside` on a device."""
         self.inside = self._inside.to(device)
 
-    def rows_of(self, tokens: slice) -> Tensor:
-        """Return the rows of some tokens of every sequence, sequence by sequence."""
-        return self._rows[:, tokens].reshape(-1)
+
+def _put(room: Tensor, places: IntArray, values: Tensor) -> None:
+    """Write values (sequence, head, token, n) to the places (sequence, token) of room (head, place, n or more).
+
+    Numpy moves a vector as one item, five times faster than torch moves its components.
+    """
+    if values.stride(3) != 1:
+        values = values.contiguous()
+    n_bytes = values.shape[3] * values.element_size()
+    items, found = (part.numpy().view(f"V{n_bytes}")[..., 0] for part in (room[:, :, : values.shape[3]], values))
+    items[:, places] = found.swapaxes(0, 1)
 
 
 def _sides(tokens: Tokens, sequences: IntArray, lengths: IntArray) -> tuple[list[slice], list[slice]]:

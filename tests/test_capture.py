@@ -259,6 +259,30 @@ def test_capture_changes_no_output(folder: Path, ids_of: Callable[[Checkpoint], 
     assert torch.equal(observed[inside], expected[inside])
 
 
+@pytest.mark.parametrize("family", ["bert", "llama", "qwen3"])
+def test_a_pass_ends_with_the_last_attention_that_is_wanted(family: str, make_checkpoint: MakeCheckpoint) -> None:
+    """What comes after it is not computed, what was seen is the same, and the next pass is whole and as it was."""
+    model = load(str(make_checkpoint(family)), device="cpu").model
+    batch = padded([list(range(5, 15)), [2, 9, 3]])
+    whole, expected = captured(model, batch), forward(model, batch).last_hidden_state
+    ran: list[str] = []
+    handles = [
+        module.register_forward_hook(lambda *_, name=name: ran.append(name)) for name, module in model.named_modules()
+    ]
+    calls: list[AttentionCall] = []
+    with listening(model, calls.append, last=0):
+        assert forward(model, batch) is None
+        assert forward(model, batch) is None
+    for handle in handles:
+        handle.remove()
+    assert [call.index for call in calls] == [0, 0]
+    for call in calls:
+        assert torch.equal(call.query, whole[0].query) and torch.equal(call.key, whole[0].key)
+    assert ran and not [name for name in ran if ".1." in name]
+    assert torch.equal(forward(model, batch).last_hidden_state, expected)
+    assert len(captured(model, batch)) == len(whole) == 2
+
+
 # ---------------------------------------------------------------------------------------------- several models
 
 
