@@ -21,8 +21,8 @@ T = TypeVar("T")
 WIDEST = 400  # characters of a table
 UNKNOWN = 140  # characters of a line where there is no terminal
 DESCRIPTION, SHORTEST = 34, 8  # characters of what is being done, where there is room for them and where there is none
-BAR = 28  # characters of a bar, at most
-TIMES = 36  # that the times of a bar take, with their words and the gaps of a line
+LEAST_BAR, BAR = 4, 28  # and of a bar
+TIMES = 30  # that the times of a bar take, with the gaps of a line
 
 
 class Console:
@@ -39,19 +39,18 @@ class Console:
         if self.level < 1 or total == 0:
             yield from items
             return
-        digits = 7 if total is None else len(str(total))
-        room = self._progress.width - TIMES - len(unit) - 2 * digits
-        bar = min(max(room // 4, 4), BAR)
-        description = min(max(room - bar, SHORTEST), max(DESCRIPTION, len(label)))
+        numbers = len("1000000/?") if total is None else len(f"{total}/{total}")
+        room = self._progress.width - TIMES - len(unit) - numbers
+        description = min(max(room - LEAST_BAR, SHORTEST), max(DESCRIPTION, len(label)))
+        bar = min(max(room - description, LEAST_BAR), BAR)
+        left = () if total is None else (TextColumn("gone,"), TimeRemainingColumn(), TextColumn("left"))
         with Progress(
             TextColumn("{task.description}", table_column=Column(width=description, no_wrap=True, overflow="ellipsis")),
             BarColumn(bar_width=bar),
             MofNCompleteColumn(),
             TextColumn(unit),
             TimeElapsedColumn(),
-            TextColumn("elapsed,"),
-            TimeRemainingColumn(),
-            TextColumn("left"),
+            *left,
             console=self._progress,
         ) as progress:
             task = progress.add_task(escape(label), total=total, completed=done)
