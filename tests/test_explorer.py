@@ -199,6 +199,16 @@ def tip(seen: Seen) -> str:
     return re.sub(r"\s+", " ", seen.page.locator(".tip").inner_text())
 
 
+def until_tip(seen: Seen, place: str, weight: float) -> None:
+    """Hold the mouse over a place until the tip there says a weight, to two places."""
+    for _ in range(40):
+        seen.page.hover(place)
+        if any(abs(float(number) - weight) < EXACT + 0.005 for number in re.findall(r"[01]?\.\d+", tip(seen))):
+            return
+        seen.page.wait_for_timeout(250)
+    pytest.fail(f"the tip says {tip(seen)!r}, and not {weight}")
+
+
 def first_rows(index: Index) -> slice:
     return index.rows(int(index.sequences["sequence"].iloc[0]))
 
@@ -509,11 +519,7 @@ def test_the_sentence_view_shows_the_attention_of_the_head_that_is_open(
         attention = index.head(layer, head).attention(sequence)
         np.testing.assert_allclose(weights(seen, layer, head, n), attention, atol=EXACT)
         for token in (1, n - 1):  # what is drawn: the tip says the weights of the lines, to two places
-            seen.page.hover(f"{QUERY}[data-unit='{token}']")
-            best = float(attention[token].max())
-            assert any(abs(float(number) - best) < EXACT + 0.005 for number in re.findall(r"[01]?\.\d+", tip(seen))), (
-                tip(seen)
-            )
+            until_tip(seen, f"{QUERY}[data-unit='{token}']", float(attention[token].max()))
 
 
 def test_a_token_clicked_in_the_sentence_is_ringed_on_the_map(explore: Explorer, small_index: Index) -> None:
@@ -546,8 +552,7 @@ def test_heat_map_all_heads_and_neurons(explore: Explorer, small_index: Index) -
     n = rows.stop - rows.start
     attention = small_index.head(2, 3).attention(int(small_index.tokens["sequence"].iloc[rows.start]))
     seen.page.get_by_role("tab", name="Heat map").click()
-    seen.page.hover(f"{QUERY}[data-unit='2']")
-    assert any(abs(float(x) - float(attention[2].max())) < EXACT + 0.005 for x in re.findall(r"[01]?\.\d+", tip(seen)))
+    until_tip(seen, f"{QUERY}[data-unit='2']", float(attention[2].max()))
     seen.page.get_by_role("tab", name="All heads").click()
     assert seen.page.locator(".thumb").count() == 72
     seen.page.locator(".thumb[data-at='4'][data-head='7']").click()
