@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import MakeCheckpoint
+from killing import KILLED, Driver, assert_same_files
 from numpy.typing import NDArray
 from test_pairs import encoder_decoder  # noqa: F401 (a fixture)
 
@@ -253,32 +251,20 @@ def test_an_encoder_is_refused(tmp_path: Path, minilm: Path, prompts: Path) -> N
 # ---------------------------------------------------------------------------------------------- again
 
 
-def _build_and_die(given: tuple[str, str, str], n: int) -> None:
-    """Build, and be killed before the n-th flush."""
-    flush, left = os.fsync, [n]
-
-    def dying(file: int) -> None:
-        left[0] -= 1
-        if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        flush(file)
-
-    os.fsync = dying  # type: ignore[assignment]
-    build(*given[:2], out=given[2], generate=N, **OPTIONS)
+def command(model: Path, corpus: Path, out: Path) -> list[str]:
+    """Return the command that builds what `build` does with OPTIONS."""
+    given = ["build", "--model", str(model), "--corpus", str(corpus), "--out", str(out), "--generate", str(N)]
+    return [*given, "--methods", "pca", "--dims", "2", "--storage", "float32", "--top-k", "4", "--n-jobs", "1"]
 
 
 def test_a_build_that_was_killed_keeps_what_was_written(
     tmp_path: Path, stories: Path, prompts: Path, told: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is killed after the model wrote and before the corpus is read; what follows asks the model for nothing."""
-    out = tmp_path / "index"
-    given = (str(stories), str(prompts), str(out))
+    out, driver = tmp_path / "index", Driver(tmp_path)
     written = out / store.WORK / "written"
     for n in range(1, 12):
-        process = multiprocessing.get_context("spawn").Process(target=_build_and_die, args=(given, n))
-        process.start()
-        process.join(300)
-        assert process.exitcode == -signal.SIGKILL
+        assert driver.run(command(stories, prompts, out), flush=n) == KILLED, driver.log.read_text()
         if any(written.glob("*.npz")):
             break
     assert any(written.glob("*.npz")) and not (out / store.WORK / "read.json").exists()
@@ -287,23 +273,17 @@ def test_a_build_that_was_killed_keeps_what_was_written(
         raise AssertionError("the model was asked to write again")
 
     monkeypatch.setattr("qkspace.generation.Writer._write", fail)
-    index = build(*given[:2], out=out, generate=N, **OPTIONS)
-    assert store.verify(out) == []
-    for name, record in told.manifest["files"].items():
-        assert index.manifest["files"][name] == record, name
+    index = build(str(stories), str(prompts), out=out, generate=N, **OPTIONS)
+    assert_same_files(index.root, told.root)
 
 
 def test_what_was_written_for_another_corpus_is_not_taken(
     tmp_path: Path, stories: Path, prompts: Path, told: Index
 ) -> None:
     """Of two builds into one folder, the first left off while it read, each has its own continuations."""
-    out, other = tmp_path / "index", tmp_path / "other.txt"
+    out, other, driver = tmp_path / "index", tmp_path / "other.txt", Driver(tmp_path)
     other.write_text("A cat\n", encoding="utf-8")
-    process = multiprocessing.get_context("spawn").Process(
-        target=_build_and_die, args=((str(stories), str(other), str(out)), 5)
-    )
-    process.start()
-    process.join(300)
+    assert driver.run(command(stories, other, out), flush=5) == KILLED, driver.log.read_text()
     assert any((out / store.WORK / "written").glob("*.npz"))
     index = build(str(stories), prompts, out=out, generate=N, overwrite=True, **OPTIONS)
     assert index.sequences["text"].tolist() == told.sequences["text"].tolist()

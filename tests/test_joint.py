@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import MakeCheckpoint
-from test_pipeline import Driver, assert_same_index, listing
+from killing import KILLED, Driver, assert_same_index, listing
 
-from qkspace import report, store
+from qkspace import report, store, unfold
 from qkspace.cli import main
 from qkspace.extend import project
 from qkspace.index import Head, Index
@@ -26,7 +26,16 @@ from qkspace.position import attend
 from qkspace.schema import LayerSpec, QKSpaceError
 
 Make = Callable[..., Path]
+FOUR_HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1}  # two in each of two layers
+STEPS = 60  # of a joint unfold: what heads share is the same however good it is
 LAYER = LayerSpec("planted", n_heads=2, n_kv_heads=1, d_head=8, scale=0.5, causal=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_steps() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(unfold, "JOINT_STEPS", STEPS)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +71,8 @@ def root(base: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
-    driver = Driver(tmp_path_factory.mktemp("driver"))
-    yield driver
-    driver.close()
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Driver:
+    return Driver(tmp_path_factory.mktemp("driver"))
 
 
 def heads(index: Index) -> list[Head]:
@@ -301,27 +308,28 @@ def test_an_index_of_which_no_head_can_be_mapped_is_finished_nonetheless(root: P
 
 
 def test_a_run_killed_before_any_flush_leaves_the_old_index_and_ends_in_the_same(
-    driver: Driver, base: Path, tmp_path: Path
+    driver: Driver, make_index: Make, tmp_path: Path
 ) -> None:
+    base = make_index("four heads", model=FOUR_HEADS)
     whole = shutil.copytree(base, tmp_path / "whole")
     assert driver.run(command(whole)) == 0, driver.log.read_text()
     n = 0
     while True:
         n += 1
         root = shutil.copytree(base, tmp_path / f"killed-{n}")
-        status = driver.run(command(root), fsync=n)
+        status = driver.run(command(root), flush=n)
         if status == 0:
             break
-        assert status == -signal.SIGKILL, driver.log.read_text()
+        assert status == KILLED, driver.log.read_text()
         assert (root / store.MANIFEST).read_bytes() == (base / store.MANIFEST).read_bytes()
         assert Index(root).maps == (("pca", 2),)
         assert driver.run(command(root)) == 0, driver.log.read_text()
         assert_same_index(root, whole)
-    assert n == 1 + 1 + 1 + 2 * 8 + 1 + 1  # the plan, what is common, two files a head, the scores, the manifest
+    assert n == 1 + 1 + 1 + 2 * 4 + 1 + 1  # the plan, what is common, two files a head, the scores, the manifest
 
 
 def test_what_was_fitted_and_heads_that_were_placed_are_not_made_again(driver: Driver, root: Path) -> None:
-    assert driver.run(command(root), fsync=8) == -signal.SIGKILL
+    assert driver.run(command(root), flush=8) == KILLED
     kept = {path: path.stat().st_mtime_ns for path in (root / "maps" / "joint-pca2").glob("*.npz")}
     assert store.common_path(root, "joint-pca", 2) in kept
     assert 1 < len(kept) < 9
@@ -334,14 +342,13 @@ def test_a_build_that_was_killed_after_its_common_fit_goes_on(
 ) -> None:
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n".join(sentences[:16]) + "\n", encoding="utf-8")
-    arguments = ["build", "--model", str(make_checkpoint("llama")), "--corpus", str(corpus), "--joint"]
+    arguments = ["build", "--model", str(make_checkpoint("llama", **FOUR_HEADS)), "--corpus", str(corpus), "--joint"]
     arguments += ["--methods", "pca", "--dims", "2", "--n-jobs", "1", "--out"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert driver.run([*arguments, str(whole)]) == 0, driver.log.read_text()
-    n = 12
-    while not store.common_path(killed, "joint-pca", 2).exists():
-        shutil.rmtree(killed, ignore_errors=True)
-        assert driver.run([*arguments, str(killed)], fsync=n) == -signal.SIGKILL, driver.log.read_text()
-        n += 6
+    for n in itertools.chain([12], itertools.count(6, 2)):  # each goes on from where the one before was killed
+        assert driver.run([*arguments, str(killed)], flush=n) == KILLED, driver.log.read_text()
+        if store.common_path(killed, "joint-pca", 2).exists():
+            break
     assert driver.run([*arguments, str(killed)]) == 0, driver.log.read_text()
     assert_same_index(killed, whole)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import signal
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -14,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import _byte_pairs
+from killing import KILLED, Driver, assert_same_files
 from numpy.typing import NDArray
 
-from qkspace import store
 from qkspace.index import Index
 from qkspace.pipeline import build
 from qkspace.schema import QKSpaceError
@@ -401,45 +398,18 @@ def test_what_makes_no_sense_is_refused_with_the_reason(
 # ---------------------------------------------------------------------------------------------- killed
 
 
-def _build_and_die(model: str, corpus: str, out: str, options: dict[str, Any], n: int) -> None:
-    """Build, and be killed before the n-th flush."""
-    flush, left = os.fsync, [n]
-
-    def dying(file: int) -> None:
-        left[0] -= 1
-        if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        flush(file)
-
-    os.fsync = dying  # type: ignore[assignment]
-    build(model, corpus, out=out, **options)
-
-
 @pytest.mark.parametrize("part", ["decoder", "cross"])
 def test_a_build_that_was_killed_ends_in_the_same_index(
     made: Build, tmp_path: Path, encoder_decoder: Callable[[str], Path], corpus: Path, part: str
 ) -> None:
     """It is killed while it reads, captures and maps, each time going on from there."""
     index = made("t5", part)
-    options: dict[str, Any] = {
-        "methods": ("pca",),
-        "dims": (2,),
-        "storage": "float32",
-        "top_k": 4,
-        "n_jobs": 1,
-        "attention": part,
-        "target_column": "target",
-    }
-    out = tmp_path / "index"
-    given = (str(encoder_decoder("t5")), str(corpus), str(out), options)
-    deaths = 0
-    for n in (3, 6, 9, 15, 15):
-        process = multiprocessing.get_context("spawn").Process(target=_build_and_die, args=(*given, n))
-        process.start()
-        process.join(300)
-        deaths += process.exitcode == -signal.SIGKILL
-    assert deaths >= 3
-    again = build(*given[:2], out=out, **options)
-    assert store.verify(out) == []
-    for name, record in index.manifest["files"].items():
-        assert again.manifest["files"][name] == record, name
+    out, driver = tmp_path / "index", Driver(tmp_path)
+    command = ["build", "--model", str(encoder_decoder("t5")), "--corpus", str(corpus), "--out", str(out)]
+    command += ["--attention", part, "--target-column", "target", "--methods", "pca", "--dims", "2"]
+    command += ["--storage", "float32", "--top-k", "4", "--n-jobs", "1"]
+    statuses = [driver.run(command, flush=n) for n in (3, 6, 9, 15, 15)]
+    assert set(statuses) <= {0, KILLED}, driver.log.read_text()
+    assert statuses.count(KILLED) >= 3
+    assert driver.run(command) == 0, driver.log.read_text()
+    assert_same_files(out, index.root)

@@ -13,7 +13,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import MakeCheckpoint
+from killing import KILLED, OUT_OF_TIME, Driver, assert_same_index, listing
 
 from qkspace import store
 from qkspace.cli import main
-from qkspace.extract import UNIT_TOKENS
 from qkspace.index import Index
 from qkspace.pipeline import build
 from qkspace.plan import Parameters
@@ -32,99 +33,10 @@ from qkspace.project import METHODS
 from qkspace.reading import asked_modality
 from qkspace.schema import QKSpaceError
 
-# A process that has imported everything and forks one child a build: a build starts in a tenth of a second, and can be
-# killed often. With "fsync" it kills itself, as hard as from outside, when it is about to flush a file for the n-th time.
-DRIVER = """
-import faulthandler, json, os, signal, sys, traceback
-import joblib, pandas, pyarrow.parquet, scipy.optimize, sklearn.manifold, torch
-from transformers import AutoModel, AutoTokenizer, BertModel
-import qkspace.capture, qkspace.corpus, qkspace.extract, qkspace.fidelity, qkspace.normalise, qkspace.pipeline
-import qkspace.project, qkspace.tokenise
-from qkspace.cli import main
-
-print("ready", flush=True)
-for line in sys.stdin:
-    order = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        qkspace.extract.UNIT_TOKENS = order["unit_tokens"]
-        log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        faulthandler.dump_traceback_later(200, exit=True, file=2)  # a build that hangs says where
-        flush, calls = os.fsync, [0]
-        def fsync(file):
-            calls[0] += 1
-            if calls[0] == order["fsync"]:
-                os.kill(os.getpid(), signal.SIGKILL)
-            flush(file)
-        os.fsync = fsync
-        try:
-            status = main(order["arguments"])
-        except BaseException:
-            traceback.print_exc()
-            status = 70
-        sys.stderr.flush()
-        os._exit(status)
-    print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-
-
-class Driver:
-    """Builds, one at a time, in processes that may be killed."""
-
-    def __init__(self, folder: Path) -> None:
-        self.log = folder / "log"
-        command = [sys.executable, "-c", DRIVER]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self._line() == "ready"
-
-    def _line(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
-
-    def start(self, arguments: list[str], fsync: int | None = None, unit_tokens: int = 600) -> int:
-        """Begin a build and return its process."""
-        assert self._process.stdin is not None
-        order = {"arguments": arguments, "log": str(self.log), "fsync": fsync, "unit_tokens": unit_tokens}
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        return int(self._line())
-
-    def wait(self) -> int:
-        """Return the exit status of the build, or minus the signal that ended it."""
-        return int(self._line())
-
-    def run(self, arguments: list[str], fsync: int | None = None, unit_tokens: int = 600) -> int:
-        """Begin a build and return its exit status."""
-        self.start(arguments, fsync, unit_tokens)
-        return self.wait()
-
-    def close(self) -> None:
-        """End the process that builds are forked from."""
-        self._process.communicate()
-
 
 @pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
-    driver = Driver(tmp_path_factory.mktemp("driver"))
-    yield driver
-    driver.close()
-
-
-def listing(root: Path) -> dict[str, bytes]:
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
-
-
-def assert_same_index(found: Path, expected: Path) -> None:
-    """Compare two indexes byte by byte, but for the time at which they were made."""
-    manifests = [{**store.read_manifest(root), "created": ""} for root in (found, expected)]
-    assert manifests[0]["files"] == manifests[1]["files"]
-    assert manifests[0] == manifests[1]
-    assert store.verify(found) == []
-    on_disk = {p.relative_to(found).as_posix() for p in found.rglob("*") if p.is_file()}
-    assert on_disk == {store.MANIFEST, *manifests[1]["files"]}  # nothing of the work is left
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Driver:
+    return Driver(tmp_path_factory.mktemp("driver"), {"extract.UNIT_TOKENS": 600})
 
 
 def write_corpus(path: Path, sentences: list[str], n_words: int) -> Path:
@@ -145,6 +57,9 @@ def corpus(tmp_path: Path, sentences: list[str]) -> Path:
     path = tmp_path / "corpus.txt"
     path.write_text("\n".join(sentences[:40]) + "\n", encoding="utf-8")
     return path
+
+
+QUICK: dict[str, Any] = {"methods": ["pca"], "dims": [2], "normalise": "none", "n_jobs": 1}  # the same, of `build`
 
 
 def arguments(model: Path, corpus: Path, out: Path, *more: str) -> list[str]:
@@ -186,47 +101,31 @@ def phase(root: Path) -> str:
 def test_a_build_killed_at_random_ends_in_the_same_index(
     driver: Driver, tmp_path: Path, make_checkpoint: MakeCheckpoint, sentences: list[str]
 ) -> None:
-    model = make_checkpoint("bert", num_hidden_layers=1)
-    corpus = write_corpus(tmp_path / "corpus.txt", sentences, 16_000)
+    """Each build is killed at random moments of a stage, each time going on from there, until all have been hit."""
+    model = make_checkpoint(
+        "bert", num_attention_heads=2
+    )  # the maps of one of its two layers are written before the other's
+    corpus = write_corpus(tmp_path / "corpus.txt", sentences, 3_000)
     expected = tmp_path / "whole"
     more = ("--normalise", "auto")  # maps that take a while
-    assert driver.run(arguments(model, corpus, expected, *more)) == 0
+    assert driver.run(arguments(model, corpus, expected, *more)) == 0, driver.log.read_text()
+    seconds = driver.seconds()
     draw = random.Random(0)
     kills: list[str] = []
     builds = 0
-    while builds < 2 or len(kills) < 20:
+    while builds < 2 or not {"reading", "extraction", "maps"} <= set(kills):
         builds += 1
-        assert builds <= 12, f"too few kills: {kills}"
+        assert builds <= 20, f"too few kills: {kills}"
         out = tmp_path / f"killed-{builds}"
         command = arguments(model, corpus, out, *more)
-        aims = iter(["reading", "reading", "extraction", "extraction", "extraction", "maps", "maps", "maps", "end"])
-        status = -signal.SIGKILL
-        while status == -signal.SIGKILL:
-            process = driver.start(command)
-            aim = next(aims, "end")
-            while phase(out) != aim and not _has_ended(process):
-                time.sleep(0.001)
-            time.sleep(draw.uniform(0, {"reading": 0.1, "maps": 0.3}.get(aim, 0.2)))
-            _kill(process)
-            status = driver.wait()
-            if status == -signal.SIGKILL:
-                kills.append(phase(out))
-        assert status == 0, driver.log.read_text()
+        for aim in ("reading", "reading", "extraction", "extraction", "extraction", "maps", "maps", "maps"):
+            status = driver.run(command, stage=(aim, draw.uniform(0, seconds[aim])))
+            if status == 0:
+                break
+            assert status == OUT_OF_TIME, driver.log.read_text()
+            kills.append(phase(out))
+        assert driver.run(command) == 0, driver.log.read_text()
         assert_same_index(out, expected)
-    assert {"reading", "extraction", "maps"} <= set(kills), kills
-    assert len(kills) >= 20
-
-
-def _has_ended(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except OSError:
-        return True
-
-
-def _kill(process: int) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it had finished
-        os.kill(process, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -258,10 +157,10 @@ def test_a_build_killed_before_any_flush_ends_in_the_same_index(
     while True:
         n += 1
         out = tmp_path / f"killed-{n}"
-        status = driver.run(small(out), fsync=n)
+        status = driver.run(small(out), flush=n)
         if status == 0:
             break
-        assert status == -signal.SIGKILL, driver.log.read_text()
+        assert status == KILLED, driver.log.read_text()
         assert phase(out) != "end"
         with pytest.raises(QKSpaceError, match=r"not finished|no index"):
             Index(out)
@@ -283,7 +182,7 @@ def killed(
     """
     out = folder / "killed"
     for n in itertools.chain([9], itertools.count(3, step)):
-        assert driver.run(command(out), fsync=n) == -signal.SIGKILL
+        assert driver.run(command(out), flush=n) == KILLED
         if when(out):
             break
     return out
@@ -304,7 +203,7 @@ def test_a_unit_damaged_between_kill_and_resume_is_done_again(
         content[200] ^= 0xFF  # in the first row, which the first unit wrote
         path.write_bytes(content)
     before = markers(out)
-    assert driver.run(small(out), fsync=2) == -signal.SIGKILL  # the damaged unit is written anew, and another begun
+    assert driver.run(small(out), flush=2) == KILLED  # the damaged unit is written anew, and another begun
     assert [markers(out)[path] != written for path, written in before.items()] == [True, *[False] * (len(before) - 1)]
     assert driver.run(small(out)) == 0
     assert_same_index(out, small_whole)
@@ -338,28 +237,38 @@ def test_the_command_itself_is_killed_and_run_again(
     driver: Driver, tmp_path: Path, make_checkpoint: MakeCheckpoint, sentences: list[str]
 ) -> None:
     """As a user has it: a process of its own, units of their usual size, and several processes for the maps."""
-    model = make_checkpoint("bert", num_hidden_layers=1)
-    corpus = write_corpus(tmp_path / "corpus.txt", sentences, 20_000)
-
-    whole = arguments(model, corpus, tmp_path / "whole", "--normalise", "auto")
-    assert driver.run(whole, unit_tokens=UNIT_TOKENS) == 0
-    out = tmp_path / "killed"
-    more = ("--normalise", "auto", "--n-jobs", "2")
-    command = [sys.executable, "-m", "qkspace.cli", *arguments(model, corpus, out, *more)]
-    streams: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, start_new_session=True, **streams)
-    try:
-        while phase(out) != "maps" and process.poll() is None:
-            time.sleep(0.001)
-        process.kill()  # and not the processes it has started, which may write a little longer
-        assert process.wait() == -signal.SIGKILL
+    model = make_checkpoint("bert", num_attention_heads=2)  # of two layers: a process works on heads of one
+    corpus = write_corpus(tmp_path / "corpus.txt", sentences, 8_000)
+    usual = Driver(tmp_path)
+    out, more = tmp_path / "killed", ("--normalise", "auto")
+    assert usual.run(arguments(model, corpus, tmp_path / "whole", *more)) == 0, usual.log.read_text()
+    command = [sys.executable, "-m", "qkspace.cli", *arguments(model, corpus, out, *more, "--n-jobs", "2")]
+    with ExitStack() as stack:
+        for _ in range(9):  # on a busy machine the build may end before it is killed
+            shutil.rmtree(out, ignore_errors=True)
+            killed_in_its_maps(command, out, stack)
+            if phase(out) == "maps":
+                break
         assert phase(out) == "maps"
         done = subprocess.run(command, check=True, capture_output=True, text=True)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
     assert "Going on with the unfinished build" in done.stderr
     assert_same_index(out, tmp_path / "whole")
+
+
+def killed_in_its_maps(command: list[str], out: Path, stack: ExitStack) -> None:
+    """Run a command and kill it at its first map, not the processes it has started: those end with `stack`."""
+    streams: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, start_new_session=True, **streams)
+    stack.callback(kill_group, process.pid)
+    while phase(out) != "maps" and process.poll() is None:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+
+
+def kill_group(process: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process, signal.SIGKILL)
 
 
 # ---------------------------------------------------------------------------------------------- the same again, and others
@@ -371,13 +280,12 @@ def run(capsys: pytest.CaptureFixture[str], *command: str) -> tuple[int, str]:
 
 
 def test_two_builds_give_the_same_bytes(tmp_path: Path, make_checkpoint: MakeCheckpoint, corpus: Path) -> None:
-    model = str(make_checkpoint("llama"))
-    first, second, parallel = (tmp_path / name for name in ("first", "second", "parallel"))
-    build(model, corpus, out=first, n_jobs=1, max_tokens=500, dims=[2])
-    build(model, corpus, out=second, n_jobs=1, max_tokens=500, dims=[2])
-    build(model, corpus, out=parallel, n_jobs=2, max_tokens=500, dims=[2])
+    """The maps of one are made in this process, those of the other in two more: how many there were decides nothing."""
+    model = str(make_checkpoint("llama", num_attention_heads=2, num_key_value_heads=1))
+    first, second = tmp_path / "first", tmp_path / "second"
+    for out, n_jobs in ((first, 1), (second, 2)):
+        build(model, corpus, out=out, n_jobs=n_jobs, max_tokens=500, dims=[2])
     assert_same_index(second, first)
-    assert_same_index(parallel, first)  # how many processes there were decides nothing
 
 
 def test_the_same_command_again_finds_nothing_to_do(
@@ -393,6 +301,20 @@ def test_the_same_command_again_finds_nothing_to_do(
     assert {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in (tmp_path / "index").rglob("*")} == before
 
 
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: MakeCheckpoint, sentences: list[str]) -> Any:
+    """Commands, by whether their index is finished. Only to be refused."""
+    folder = tmp_path_factory.mktemp("standing")
+    corpus = folder / "corpus.txt"
+    corpus.write_text("\n".join(sentences[:40]) + "\n", encoding="utf-8")
+    commands = {done: arguments(make_checkpoint("bert"), corpus, folder / str(done)) for done in (True, False)}
+    assert main(commands[True]) == 0
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(store, "file_records", lambda root: 1 / 0)
+        main(commands[False])
+    return commands
+
+
 @pytest.mark.parametrize("finished", [True, False])
 @pytest.mark.parametrize(
     ("change", "named"),
@@ -404,23 +326,11 @@ def test_the_same_command_again_finds_nothing_to_do(
     ],
 )
 def test_other_parameters_are_refused_by_name(
-    change: list[str],
-    named: str,
-    finished: bool,
-    tmp_path: Path,
-    make_checkpoint: MakeCheckpoint,
-    corpus: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    change: list[str], named: str, finished: bool, standing: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "index"
-    command = arguments(make_checkpoint("bert"), corpus, out)
-    if finished:
-        assert main(command) == 0
-    else:
-        with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
-            patch.setattr(store, "file_records", lambda root: 1 / 0)
-            main(command)
+    command = standing[finished]
+    out = Path(command[command.index("--out") + 1])
+    assert (out / store.MANIFEST).exists() == finished
     before = listing(out)
     capsys.readouterr()
     status, said = run(capsys, *command, *change)
@@ -462,18 +372,18 @@ def test_an_unfinished_build_does_not_go_on_with_other_weights(
     out = tmp_path / "index"
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
         patch.setattr(store, "file_records", lambda root: 1 / 0)
-        build(str(model), corpus, out=out, methods=["pca"], dims=[2], n_jobs=1)
+        build(str(model), corpus, out=out, **QUICK)
     shutil.copy(make_checkpoint("bert", seed=1) / "model.safetensors", model / "model.safetensors")
     with pytest.raises(QKSpaceError, match="something else"):
-        build(str(model), corpus, out=out, methods=["pca"], dims=[2], n_jobs=1)
+        build(str(model), corpus, out=out, **QUICK)
 
 
 def test_overwrite_replaces(tmp_path: Path, make_checkpoint: MakeCheckpoint, corpus: Path) -> None:
     out, fresh = tmp_path / "index", tmp_path / "fresh"
     model = str(make_checkpoint("bert"))
-    build(model, corpus, out=out, methods=["pca"], dims=[2, 3], n_jobs=1)
-    build(model, corpus, out=out, methods=["pca"], dims=[2], seed=3, max_tokens=300, n_jobs=1, overwrite=True)
-    build(model, corpus, out=fresh, methods=["pca"], dims=[2], seed=3, max_tokens=300, n_jobs=1)
+    build(model, corpus, out=out, **{**QUICK, "dims": [2, 3]})
+    build(model, corpus, out=out, seed=3, max_tokens=300, overwrite=True, **QUICK)
+    build(model, corpus, out=fresh, seed=3, max_tokens=300, **QUICK)
     assert_same_index(out, fresh)
 
 
@@ -481,12 +391,12 @@ def test_overwrite_leaves_a_sound_index_of_the_same_and_replaces_a_damaged_one(
     tmp_path: Path, make_checkpoint: MakeCheckpoint, corpus: Path
 ) -> None:
     model, out = str(make_checkpoint("bert")), tmp_path / "index"
-    index = build(model, corpus, out=out, methods=["pca"], dims=[2], max_tokens=300, n_jobs=1)
+    index = build(model, corpus, out=out, max_tokens=300, **QUICK)
     written = (out / "manifest.json").stat().st_mtime_ns
-    build(model, corpus, out=out, methods=["pca"], dims=[2], max_tokens=300, n_jobs=1, overwrite=True)
+    build(model, corpus, out=out, max_tokens=300, overwrite=True, **QUICK)
     assert (out / "manifest.json").stat().st_mtime_ns == written
     (out / "query" / "L00.npy").write_bytes(b"damaged")
-    build(model, corpus, out=out, methods=["pca"], dims=[2], max_tokens=300, n_jobs=1, overwrite=True)
+    build(model, corpus, out=out, max_tokens=300, overwrite=True, **QUICK)
     assert store.verify(out) == []
     assert index.manifest["files"] == Index(out).manifest["files"]
 
@@ -495,7 +405,7 @@ def test_overwrite_goes_on_with_its_own_unfinished_build(driver: Driver, small: 
     # The message of an interrupted build says to run the same command again, and --overwrite may be in it.
     out = killed(driver, lambda out: [*small(out), "--overwrite"], tmp_path, lambda out: 2 <= len(markers(out)) < 4)
     before = markers(out)
-    assert driver.run([*small(out), "--overwrite"], fsync=1) == -signal.SIGKILL
+    assert driver.run([*small(out), "--overwrite"], flush=1) == KILLED
     assert {path: written for path, written in markers(out).items() if path in before} == before
 
 
@@ -506,8 +416,8 @@ def test_max_tokens_stores_whole_sequences_and_the_seed_chooses_them(
     tmp_path: Path, make_checkpoint: MakeCheckpoint, corpus: Path
 ) -> None:
     model = str(make_checkpoint("llama"))
-    whole = build(model, corpus, out=tmp_path / "whole", methods=["pca"], dims=[2], storage="float32", n_jobs=1)
-    options: dict[str, Any] = {"methods": ["pca"], "dims": [2], "storage": "float32", "n_jobs": 1, "max_tokens": 400}
+    whole = build(model, corpus, out=tmp_path / "whole", storage="float32", **QUICK)
+    options: dict[str, Any] = {**QUICK, "storage": "float32", "max_tokens": 400}
     parts = [build(model, corpus, out=tmp_path / str(i), seed=seed, **options) for i, seed in enumerate((0, 0, 1))]
     chosen = [set(part.sequences["sequence"]) for part in parts]
     assert chosen[0] == chosen[1] != chosen[2]
@@ -537,11 +447,9 @@ def test_max_tokens_stores_what_fits_whichever_sequence_is_drawn_first(
         str(make_checkpoint("bert")),
         corpus,
         out=tmp_path / "i",
-        methods=["pca"],
-        dims=[2],
         seed=seed,
         max_tokens=25,
-        n_jobs=1,
+        **QUICK,
     )
     assert 0 < index.n_tokens <= 25
 
@@ -612,7 +520,7 @@ def test_columns_of_the_corpus_are_not_lost_to_our_own(tmp_path: Path, make_chec
     for path in files:
         record = {"text": "The bank by the river was closed.", "fold": "mine", "corpus": "Brown"}
         path.write_text((json.dumps(record) + "\n") * 3)
-    index = build(str(make_checkpoint("bert")), files, out=tmp_path / "index", methods=["pca"], dims=[2], n_jobs=1)
+    index = build(str(make_checkpoint("bert")), files, out=tmp_path / "index", **QUICK)
     values = {name: set(index.sequences[name].astype(str)) for name in index.sequences}
     assert {"mine"} in values.values()
     assert {"Brown"} in values.values()
@@ -794,10 +702,9 @@ def test_maps_normalised_as_attentionviz_does_are_its_own() -> None:
 def test_more_tokens_than_the_model_has_positions_for_are_refused(
     tmp_path: Path, make_checkpoint: MakeCheckpoint, corpus: Path
 ) -> None:
-    options: dict[str, Any] = {"methods": ["pca"], "dims": [2], "n_jobs": 1}
     with pytest.raises(QKSpaceError, match=r"--max-length 500: BertModel has a context of 128 tokens"):
-        build(str(make_checkpoint("bert")), corpus, out=tmp_path / "bert", max_length=500, **options)
-    rotary = build(str(make_checkpoint("llama")), corpus, out=tmp_path / "llama", max_length=300, **options)
+        build(str(make_checkpoint("bert")), corpus, out=tmp_path / "bert", max_length=500, **QUICK)
+    rotary = build(str(make_checkpoint("llama")), corpus, out=tmp_path / "llama", max_length=300, **QUICK)
     assert rotary.manifest["corpus"]["max_length"] == 300  # positions that are turned go on and on
 
 
@@ -812,10 +719,9 @@ def test_what_was_refused_after_reading_does_not_stand_in_the_way(
     tmp_path: Path, make_checkpoint: MakeCheckpoint, corpus: Path
 ) -> None:
     out, model = tmp_path / "out", str(make_checkpoint("bert"))
-    options: dict[str, Any] = {"methods": ["pca"], "dims": [2], "n_jobs": 1}
     with pytest.raises(QKSpaceError, match=r"no vectors before rotary positions"):
-        build(model, corpus, out=out, before_rope=True, **options)
-    assert build(model, corpus, out=out, **options).n_layers == 2
+        build(model, corpus, out=out, before_rope=True, **QUICK)
+    assert build(model, corpus, out=out, **QUICK).n_layers == 2
 
 
 def test_a_picture_beside_texts_does_not_make_them_images(
@@ -826,8 +732,7 @@ def test_a_picture_beside_texts_does_not_make_them_images(
     (folder / "logo.png").write_bytes(b"")
     rows = "\n".join(json.dumps({"text": sentence}) for sentence in sentences[:6])
     (folder / "train.jsonl").write_text(rows, encoding="utf-8")
-    options: dict[str, Any] = {"methods": ["pca"], "dims": [2], "n_jobs": 1}
-    index = build(str(make_checkpoint("bert")), folder / "train.jsonl", out=tmp_path / "out", **options)
+    index = build(str(make_checkpoint("bert")), folder / "train.jsonl", out=tmp_path / "out", **QUICK)
     assert len(index.sequences) == 6
     assert asked_modality([str(folder)], Parameters()) is None
     (folder / "train.jsonl").unlink()
