@@ -230,6 +230,24 @@ def decoder_index(
 
 
 @pytest.fixture(scope="session")
+def pictures_index(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    """An index of DeiT-tiny over two photographs, each also turned, stored in float32. Only to be read."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_image
+
+    from qkspace.pipeline import build
+
+    model, folder = _shared("models", "deit-tiny"), tmp_path_factory.mktemp("photographs")
+    (folder / "all").mkdir()
+    for name in ("china", "flower"):
+        picture = Image.fromarray(load_sample_image(f"{name}.jpg"))
+        picture.save(folder / "all" / f"{name}.png")
+        picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / "all" / f"{name}-turned.png")
+    options: dict[str, Any] = {"methods": ["pca"], "dims": [2], "normalise": "none", "storage": "float32", "top_k": 4}
+    return build(str(model), folder / "all", out=folder / "index", n_jobs=1, **options)
+
+
+@pytest.fixture(scope="session")
 def unmapped_index(tmp_path_factory: pytest.TempPathFactory, decoder_index: Index) -> Index:
     """The index of the tiny Llama, with a head L1H2 that could not be mapped. Only to be read."""
     import shutil

@@ -93,7 +93,7 @@ def built(
     corpus = folder / "corpus.txt"
     corpus.write_text("\n".join(sentences[:12]))
     methods = ["unfold"] if family in UNFOLDED else ["pca"]
-    options: dict[str, Any] = {"storage": "float32", "methods": methods, "dims": [2], "progress": False}
+    options: dict[str, Any] = {"storage": "float32", "methods": methods, "dims": [2], "n_jobs": 1, "progress": False}
     return family, checkpoint, qkspace.build(str(checkpoint), corpus, out=folder / "index", **options)
 
 
@@ -164,7 +164,7 @@ def test_a_killed_build_of_position_parts_of_each_sequence_resumes(
     checkpoint = str(make_checkpoint("deberta-v2", **_DEBERTA))
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n".join(sentences[:10]))
-    options: dict[str, Any] = {"methods": ["pca"], "dims": [2], "progress": False}
+    options: dict[str, Any] = {"methods": ["pca"], "dims": [2], "normalise": "none", "n_jobs": 1, "progress": False}
     monkeypatch.setattr(extract, "UNIT_TOKENS", 40)
     whole = qkspace.build(checkpoint, corpus, out=tmp_path / "whole", **options)
     done = 0
@@ -213,7 +213,7 @@ def test_what_is_added_between_source_and_target_is_stored_where_they_meet(
     checkpoint = make_checkpoint("bart", **sizes, **widths, max_position_embeddings=128, decoder_start_token_id=3)
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n".join(sentences[:12]))
-    options: dict[str, Any] = {"storage": "float32", "methods": ["pca"], "dims": [2], "progress": False}
+    options: dict[str, Any] = {"storage": "float32", "methods": ["pca"], "dims": [2], "normalise": "none", "n_jobs": 1}
     index = qkspace.build(str(checkpoint), corpus, out=tmp_path / "index", attention="cross", max_tokens=300, **options)
     assert index.layers[0].crosses and index.layers[0].position == "sequence"
     model = AutoModel.from_pretrained(checkpoint, attn_implementation="eager").eval()

@@ -102,6 +102,17 @@ def visitor(small_index: Index) -> Visitor:
 
 
 @pytest.fixture(scope="module")
+def still(small_index: Index) -> Visitor:
+    """A visitor who only looks: nothing of the page may be touched."""
+    return Visitor(small_index, layer=2, head=3)
+
+
+@pytest.fixture(scope="module")
+def live_model(small_index: Index) -> LiveModel:
+    return LiveModel.of(small_index)
+
+
+@pytest.fixture(scope="module")
 def shown(small_index: Index) -> Shown:
     return Shown(small_index)
 
@@ -145,27 +156,24 @@ def _isolated(index: Index, layer: int, head: int, kind: Kind) -> int:
 
 
 @pytest.mark.parametrize("kind", select.KINDS)
-def test_points_lie_where_the_map_says(visitor: Visitor, small_index: Index, kind: Kind) -> None:
+def test_points_lie_where_the_map_says(still: Visitor, small_index: Index, kind: Kind) -> None:
     view = small_index.head(2, 3).projection()
     place = view.query if kind == "query" else view.key
-    np.testing.assert_array_equal(visitor.data(kind, "row")[:, 0], np.arange(small_index.n_tokens))
-    np.testing.assert_array_equal(visitor.data(kind, "x", "y"), place)
+    np.testing.assert_array_equal(still.data(kind, "row")[:, 0], np.arange(small_index.n_tokens))
+    np.testing.assert_array_equal(still.data(kind, "x", "y"), place)
 
 
-def test_a_query_lists_its_strongest_keys(visitor: Visitor, small_index: Index) -> None:
+def test_a_query_lists_its_strongest_keys(still: Visitor, small_index: Index) -> None:
     head = small_index.head(2, 3)
-    np.testing.assert_array_equal(
-        visitor.data("query", *(f"partner{i}" for i in range(N_TOP))), head.top_key[:, :N_TOP]
-    )
-    np.testing.assert_array_equal(
-        visitor.data("query", *(f"weight{i}" for i in range(N_TOP))), head.top_attention[:, :N_TOP]
-    )
+    partners, weights = (still.data("query", *(f"{name}{i}" for i in range(N_TOP))) for name in ("partner", "weight"))
+    np.testing.assert_array_equal(partners, head.top_key[:, :N_TOP])
+    np.testing.assert_array_equal(weights, head.top_attention[:, :N_TOP])
 
 
-def test_a_key_lists_its_strongest_queries(visitor: Visitor, small_index: Index) -> None:
+def test_a_key_lists_its_strongest_queries(still: Visitor, small_index: Index) -> None:
     head = small_index.head(2, 3)
     expected = _queries_by_brute_force(head.top_key, head.top_attention)
-    found = visitor.data("key", *(f"weight{i}" for i in range(N_TOP)))
+    found = still.data("key", *(f"weight{i}" for i in range(N_TOP)))
     np.testing.assert_array_equal(found, expected)
 
 
@@ -546,15 +554,16 @@ def test_a_region_is_let_go_with_the_map_that_it_was_drawn_on(small_index: Index
 
 
 @pytest.mark.parametrize("what", ["address", "go"])
-@pytest.mark.parametrize("value", ["layer=99", "yaw=", "order=nothing&page=atlas", "selected=query-999999999"])
-def test_an_address_that_cannot_be_shown_is_told_and_nothing_changes(visitor: Visitor, what: str, value: str) -> None:
-    before = _address(visitor)
-    _told(visitor, what, value)
-    assert visitor.widget("trouble").visible
-    assert "asks for" in visitor.widget("trouble").text or "no layer" in visitor.widget("trouble").text
-    assert _address(visitor) == before
-    _told(visitor, "go", "layer=1")
-    assert not visitor.widget("trouble").visible
+def test_an_address_that_cannot_be_shown_is_told_and_nothing_changes(visitor: Visitor, what: str) -> None:
+    for i, value in enumerate(("layer=99", "yaw=", "order=nothing&page=atlas", "selected=query-999999999")):
+        before = _address(visitor)
+        _told(visitor, what, value)
+        assert visitor.widget("trouble").visible, value
+        assert "asks for" in visitor.widget("trouble").text or "no layer" in visitor.widget("trouble").text
+        assert _address(visitor) == before
+        _told(visitor, "go", f"layer={i}")
+        assert not visitor.widget("trouble").visible
+        assert _address(visitor)["layer"] == str(i)
 
 
 def test_an_example_of_a_head_is_shown_in_the_place_of_a_live_sentence(small_index: Index) -> None:
@@ -592,9 +601,9 @@ def test_a_live_sentence_is_on_no_map_of_a_head_that_has_none(unmapped_index: In
 @pytest.mark.parametrize("itself", [False, True])
 @pytest.mark.parametrize("first", [False, True])
 def test_links_of_a_live_sentence_leave_out_what_those_of_the_corpus_do(
-    shown: Shown, small_index: Index, special: bool, itself: bool, first: bool
+    shown: Shown, live_model: LiveModel, special: bool, itself: bool, first: bool
 ) -> None:
-    live = LiveModel.of(small_index).run("The old bank of the river was closed.")
+    live = live_model.run("The old bank of the river was closed.")
     state = State(layer=2, head=3, special=special, itself=itself, first=first)
     found = select.live_points(select.Scene(shown, state, select.colouring(shown, state), live=live))
     touched = [
@@ -639,8 +648,8 @@ def test_only_files_of_known_kinds_are_made(small_index: Index, kind: str) -> No
         files.make(kind, select.Scene(shown, state, select.colouring(shown, state)))
 
 
-def _scene(index: Index, **chosen: Any) -> select.Scene:
-    shown, state = Shown(index), State(**chosen)
+def _scene(index: Index, *, shown: Shown | None = None, **chosen: Any) -> select.Scene:
+    shown, state = shown or Shown(index), State(**chosen)
     hits = index.search(state.search) if state.search else None
     return select.Scene(shown, state, select.colouring(shown, state), hits)
 
@@ -652,7 +661,8 @@ def _saved(index: Index, **chosen: Any) -> tuple[str, pd.DataFrame]:
 
 @pytest.mark.parametrize("kind", ["svg", "html"])
 def test_a_saved_map_shows_what_the_page_does(small_index: Index, kind: str) -> None:
-    chosen: dict[str, Any] = {"layer": 2, "head": 3, "colour": "upos", "n_links": 20}
+    shown = Shown(small_index, max_tokens=small_index.n_tokens // 4)
+    chosen: dict[str, Any] = {"shown": shown, "layer": 2, "head": 3, "colour": "upos", "n_links": 20}
     plain = files.make(kind, _scene(small_index, **chosen))[2]
     for other in (
         {"hidden": ("NOUN",)},
@@ -693,13 +703,13 @@ def test_a_page_of_one_head_is_called_a_map_wherever_it_is_saved(small_index: In
         assert b"layer 2, head 3" in content
 
 
-def test_two_visitors_share_nothing_that_changes(small_index: Index) -> None:
-    mine, other = Visitor(small_index, layer=2, head=3), Visitor(small_index, layer=2, head=3)
+def test_two_visitors_share_nothing_that_changes(decoder_index: Index) -> None:
+    mine, other = Visitor(decoder_index, layer=1, head=2), Visitor(decoder_index, layer=1, head=2)
     assert not {id(m) for m in mine.doc.models} & {id(m) for m in other.doc.models}
     before = other.everything()
-    row = _isolated(small_index, 2, 3, "key")
+    row = _isolated(decoder_index, 1, 2, "key")
     mine.tap(*mine.data("key", "x", "y")[row])
-    mine.widget("colour").value = "upos"
+    mine.widget("colour").value = "kind"
     mine.widget("layer").value = "0"
     mine.doc.roots[0].tags = ["theme", "dark", 1]
     assert len(mine.data("picked", "x")) == 1
@@ -881,16 +891,9 @@ def test_outside_a_notebook_show_says_what_to_do(small_index: Index) -> None:
     assert "notebook" in done.stdout and "qkspace serve" in done.stdout
 
 
-def test_the_app_loads_neither_a_model_nor_a_projection_engine() -> None:
-    program = "import sys, qkspace.app.document, qkspace.app.server; print(*sorted(m for m in sys.modules))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    loaded = set(done.stdout.split())
-    assert not loaded & {"torch", "transformers", "umap", "numba", "sklearn", "datasets"}
-
-
-def test_making_a_page_loads_neither_a_model_nor_a_projection_engine(small_index: Index) -> None:
+def test_neither_the_app_nor_making_a_page_loads_a_model_or_a_projection_engine(small_index: Index) -> None:
     program = (
-        "import sys, qkspace\n"
+        "import sys, qkspace, qkspace.app.server\n"
         "from bokeh.document import Document\n"
         "from qkspace.app.document import make_document\n"
         "make_document(Document(), qkspace.open(sys.argv[1]))\n"
@@ -902,8 +905,9 @@ def test_making_a_page_loads_neither_a_model_nor_a_projection_engine(small_index
     assert not set(done.stdout.split()) & {"torch", "transformers", "umap", "numba", "sklearn", "datasets"}
 
 
-def test_the_curves_that_chose_the_gauge_are_drawn_with_the_chosen_one_marked(small_index: Index) -> None:
-    gauge = small_index.head(2, 3).projection("pca").gauge
+def test_the_curves_that_chose_the_gauge_are_drawn_with_the_chosen_one_marked(decoder_index: Index) -> None:
+    gauge = decoder_index.head(1, 2).projection("pca").gauge
+    assert len(gauge.curve_names) == 6, "normalised by auto"
     drawn = words.gauge_curves(gauge)
     assert drawn.count("<polyline") == len(gauge.curve_names)
     assert drawn.count("var(--accent)") == 1

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SHARED, Eager, MakeCheckpoint, _byte_pairs
+from conftest import Eager, MakeCheckpoint, _byte_pairs
 from numpy.typing import NDArray
 from scipy import stats
 from test_any_model import CASES
@@ -23,6 +23,7 @@ from qkspace import capture
 from qkspace.heads import kept, repeated
 from qkspace.heads import places as places_module
 from qkspace.heads.behaviours import analyse
+from qkspace.heads.found import Found
 from qkspace.heads.labels import Thresholds, labels
 from qkspace.heads.places import OF_IMAGES, of_index
 from qkspace.heads.positional import Pairs, binned, foretold, offset_cells, uniform
@@ -563,23 +564,13 @@ def test_every_query_of_the_corpus_counts_alike_for_what_place_foretells(
 
 
 @pytest.fixture(scope="module")
-def images_index(tmp_path_factory: pytest.TempPathFactory) -> Index:
-    from PIL import Image
-    from sklearn.datasets import load_sample_image
-
-    model = SHARED / "models" / "deit-tiny"
-    if not model.is_dir():
-        pytest.skip(f"{model} is not there: this test needs it")
-    folder = tmp_path_factory.mktemp("images")
-    (folder / "all").mkdir()
-    for name in ("china", "flower"):
-        picture = Image.fromarray(load_sample_image(f"{name}.jpg"))
-        picture.save(folder / "all" / f"{name}.png")
-        picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / "all" / f"{name}-turned.png")
-    return build(str(model), folder / "all", out=folder / "index", **OPTIONS)
+def found_in_pictures(pictures_index: Index) -> Found:
+    return analyse(pictures_index)
 
 
-def test_patches_attend_to_themselves_rows_columns_and_cls_as_loops_say(images_index: Index) -> None:
+def test_patches_attend_to_themselves_rows_columns_and_cls_as_loops_say(
+    pictures_index: Index, found_in_pictures: Found
+) -> None:
     """All 784 patches of the four images are drawn; the model runs on the pictures as its own preprocessing makes them."""
     import torch
     from PIL import Image
@@ -587,28 +578,26 @@ def test_patches_attend_to_themselves_rows_columns_and_cls_as_loops_say(images_i
 
     from qkspace.image_input import load_image_input
 
-    folder = images_index.manifest["made_from"]["model"]["source"]
+    folder = pictures_index.manifest["made_from"]["model"]["source"]
     model = ViTModel.from_pretrained(folder, attn_implementation="eager", add_pooling_layer=False).eval()
-    stored = images_index.table("images")
+    stored = pictures_index.table("images")
     pictures = [np.array(Image.open(io.BytesIO(content))) for content in stored["image"]]
     with torch.no_grad():
         pixels = torch.from_numpy(load_image_input(folder).pixel_values(pictures))
         layers = [a.numpy() for a in model(pixel_values=pixels, output_attentions=True).attentions]
-    table = analyse(images_index, repeated=False).tables["behaviours"].set_index(["layer", "head"])
+    table = found_in_pictures.tables["behaviours"].set_index(["layer", "head"])
     assert "784 queries" in table.attrs["note"]
+    patch = np.arange(196)
     for layer, head in [(0, 0), (1, 2), (2, 0), (5, 1), (11, 2)]:
         sums = dict.fromkeys(OF_IMAGES, 0.0)
         for s in range(4):
             for i in range(196):
                 row = layers[layer][s, head, i + 1]
+                itself, same_row, same_column = patch == i, patch // 14 == i // 14, patch % 14 == i % 14
                 sums["to_cls"] += float(row[0])
-                for j in range(196):
-                    if i == j:
-                        sums["to_self"] += float(row[j + 1])
-                    elif i // 14 == j // 14:
-                        sums["to_row"] += float(row[j + 1])
-                    elif i % 14 == j % 14:
-                        sums["to_column"] += float(row[j + 1])
+                sums["to_self"] += float(row[1:][itself].sum())
+                sums["to_row"] += float(row[1:][same_row & ~itself].sum())
+                sums["to_column"] += float(row[1:][same_column & ~itself].sum())
         for name, total in sums.items():
             assert table.loc[(layer, head), name] == pytest.approx(total / 784, abs=TOLERANCE), (layer, head, name)
     equal = {"to_self": 1 / 197, "to_row": 13 / 197, "to_column": 13 / 197, "to_cls": 1 / 197}
@@ -617,8 +606,8 @@ def test_patches_attend_to_themselves_rows_columns_and_cls_as_loops_say(images_i
         assert (table[f"{name}_error"] > 0).all()
 
 
-def test_an_index_of_images_says_why_nothing_is_repeated(images_index: Index) -> None:
-    found = analyse(images_index)
+def test_an_index_of_images_says_why_nothing_is_repeated(pictures_index: Index, found_in_pictures: Found) -> None:
+    found = found_in_pictures
     table = found.tables["behaviours"]
     assert table[list(KINDS)].isna().all(axis=None)
     assert found.head_columns == tuple(
@@ -626,7 +615,7 @@ def test_an_index_of_images_says_why_nothing_is_repeated(images_index: Index) ->
     )
     assert "index is of image" in table.attrs["note"]
     with pytest.raises(QKSpaceError, match="index is of image"):
-        analyse(images_index, repeated=True)
+        analyse(pictures_index, repeated=True)
 
 
 # ---------------------------------------------------------------------------------------------- without a model
@@ -658,10 +647,10 @@ def test_what_fits_no_model_is_refused(decoder_index: Index) -> None:
         repeated.fitting(50, 5, 2)
 
 
-def labelled(index: Index, root: Path, **options: Any) -> Any:
+def labelled(index: Index, root: Path, found: Found | None = None, **options: Any) -> Any:
     """Keep the behaviours of a copy of an index, and return its table of heads by layer and head, with their labels."""
     shutil.copytree(index.root, root)
-    found = analyse(Index(root), **options)
+    found = found or analyse(Index(root), **options)
     whole = kept.keep(Index(root), "behaviours", found.tables, head_columns=found.head_columns).head_table()
     return whole.merge(labels(whole), on=["layer", "head"]).set_index(["layer", "head"])
 
@@ -682,8 +671,10 @@ def test_a_label_says_what_a_head_does_much_more_than_by_chance(
     assert "duplicate" in table.loc[(2, 9), "all_labels"]
 
 
-def test_heads_of_images_are_called_after_rows_and_columns(images_index: Index, tmp_path: Path) -> None:
-    table = labelled(images_index, tmp_path / "index")
+def test_heads_of_images_are_called_after_rows_and_columns(
+    pictures_index: Index, found_in_pictures: Found, tmp_path: Path
+) -> None:
+    table = labelled(pictures_index, tmp_path / "index", found_in_pictures)
     assert table.loc[(1, 2), "label"] == "row"
     assert table.loc[(2, 0), "label"] == "column"
     assert table.loc[(5, 1), "label"] == "first"

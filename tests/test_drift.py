@@ -594,7 +594,7 @@ def stories_twice(
 def again(model: str, corpus: list[Path], folder: Path, storage: str, batch_tokens: int) -> Index:
     from qkspace.pipeline import build
 
-    options = {"methods": ["pca"], "dims": [2], "n_jobs": 1}
+    options = {"methods": ["pca"], "dims": [2], "normalise": "none", "n_jobs": 1}
     return build(model, corpus, out=folder / storage, storage=storage, batch_tokens=batch_tokens, **options)
 
 

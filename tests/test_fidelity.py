@@ -126,7 +126,10 @@ def test_the_scores_of_no_map_are_those_of_distance_in_the_full_space(causal: bo
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_intervals_equal_scoring_every_resample_of_whole_sequences_anew(seed: int) -> None:
+def test_intervals_equal_scoring_every_resample_of_whole_sequences_anew(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 50)
     sample = make_sample(seed)
     positions = make_positions(sample, seed + 10)
     scores = asdict(fidelity.score(sample, positions, seed=seed))

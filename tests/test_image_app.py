@@ -60,7 +60,14 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
     plain.mkdir()
     Image.new("RGB", (224, 224), (90, 90, 90)).save(plain / "grey.png")
     return build(
-        str(DEIT), folder / "all", out=folder / "index", methods=["pca"], dims=[2], normalise="none", max_tokens=2000
+        str(DEIT),
+        folder / "all",
+        out=folder / "index",
+        methods=["pca"],
+        dims=[2],
+        normalise="none",
+        max_tokens=2000,
+        n_jobs=1,
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 from transformers import AutoConfig, AutoModel, FunnelModel
 
+from qkspace.capture import AttentionCall, forward, listening
 from qkspace.inline import unrolled, watching
 
 N_WORDS, N_TOKENS, N_SHORT, N_TARGET = 60, 12, 8, 7  # two sequences, the second one padded
@@ -287,6 +288,23 @@ class _Products(torch.overrides.TorchFunctionMode):
         return result
 
 
+@pytest.mark.parametrize("name", ["deberta", "bloom", "longformer"])
+def test_a_pass_ends_with_the_last_attention_that_is_wanted(name: str) -> None:
+    """Nothing of the next layer runs, and the next pass is whole and as it was."""
+    model, batch = make(name), batch_of(name)
+    with torch.inference_mode():
+        expected = model(**batch)[0]
+    seen: list[AttentionCall] = []
+    with listening(model, seen.append, route="inline"):
+        forward(model, batch)
+    whole = len(seen)
+    with listening(model, seen.append, route="inline", last=0):
+        assert forward(model, batch) is None
+    assert whole > 1 and len(seen) == whole + 1
+    assert seen[whole].module == seen[0].module and torch.equal(seen[whole].query, seen[0].query)
+    assert torch.equal(forward(model, batch)[0], expected)
+
+
 @pytest.mark.parametrize("name", ["deberta", "bloom", "t5"])
 def test_the_same_is_shown_with_gradients(name: str) -> None:
     model, batch = make(name), batch_of(name)
@@ -548,18 +566,23 @@ def test_threads_do_not_meet() -> None:
 def test_no_scores_of_earlier_layers_are_held(name: str) -> None:
     layers = "n_layer" if name == "xlnet" else "num_hidden_layers"
     most = {}
-    for n_layers in (2, 6):
-        model, batch = make(name, **{layers: n_layers}), batch_of(name)
-        held: list[int] = []
-        with torch.no_grad(), watching(model, lambda module, held=held, **call: held.append(_n_scores())):
-            model(**batch)
-        assert len(held) == n_layers
-        most[n_layers] = max(held)
-    assert most[6] == most[2]
+    gc.collect()
+    gc.freeze()  # all that libraries hold is looked through no more
+    try:
+        for n_layers in (2, 6):
+            model, batch = make(name, **{layers: n_layers}), batch_of(name)
+            held: list[int] = []
+            with torch.no_grad(), watching(model, lambda module, held=held, **call: held.append(_n_scores())):
+                model(**batch)
+            assert len(held) == n_layers
+            most[n_layers] = max(held)
+    finally:
+        gc.unfreeze()
+    assert most[6] == most[2] > 0
 
 
 def _n_scores() -> int:
-    """Count the tensors that live and have the size of the scores, (2, 4, N_TOKENS, N_TOKENS)."""
+    """Count the tensors that live, were made since the freeze and have the size of the scores."""
     gc.collect()
     size = 2 * 4 * N_TOKENS**2
     return sum(issubclass(type(thing), Tensor) and thing.numel() == size for thing in gc.get_objects())

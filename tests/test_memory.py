@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -16,6 +17,15 @@ from qkspace.memory import Room, is_out_of_memory, run_halving
 from qkspace.schema import IntArray, QKSpaceError
 
 TOLD = "CUDA out of memory. Tried to allocate 20.00 GiB."
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_to_look_through() -> Iterator[None]:
+    """Each halving collects garbage, which takes long among all that libraries hold: set those objects aside."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 class Small(torch.nn.Module):

@@ -48,7 +48,7 @@ VISION = {
     "patch_size": 16,
     "initializer_range": 0.25,
 }
-MAPS: dict[str, Any] = {"methods": ["pca"], "dims": [2], "storage": "float32", "n_jobs": 1}
+MAPS: dict[str, Any] = {"methods": ["pca"], "dims": [2], "normalise": "none", "storage": "float32", "n_jobs": 1}
 
 
 @pytest.fixture(scope="module")

@@ -81,7 +81,7 @@ def test_constant_keys_and_vectors_of_zero_are_placed(fit: Fit) -> None:
 @pytest.mark.parametrize("fit", OURS + THEIRS)
 @pytest.mark.parametrize("dims", [2, 3])
 def test_clusters_stay_apart_and_held_out_rows_join_theirs(fit: Fit, dims: int) -> None:
-    sample, cluster = make_sample(400)
+    sample, cluster = make_sample(200)
     held_out, truth = make_sample(100, seed=1)
     state = fit(sample, dims, 0)
     fitted = place_neighbours(state, sample.query, sample.key)

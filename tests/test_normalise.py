@@ -40,7 +40,8 @@ def grouped(
     folder = tmp_path_factory.mktemp("grouped")
     corpus = folder / "corpus.txt"
     corpus.write_text("\n".join(sentences[:12]) + "\n", encoding="utf-8")
-    model, options = str(make_checkpoint("llama")), {"methods": ["pca"], "dims": [2], "n_jobs": 1}
+    options = {"methods": ["pca"], "dims": [2], "normalise": "none", "n_jobs": 1}
+    model = str(make_checkpoint("llama"))
     return {t: build(model, corpus, out=folder / t, storage=t, **options) for t in ("float16", "float32")}
 
 

@@ -446,7 +446,8 @@ def test_a_head_that_reads_another_sequence_is_scored_on_what_it_reads() -> None
 
 
 @pytest.mark.parametrize("method", ["pca", "unfold", "tsne", "umap"])
-def test_what_absent_tokens_hold_changes_no_map(method: str) -> None:
+def test_what_absent_tokens_hold_changes_no_map(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unfold, "STEPS", 150)
     fit, held_out = crossing(0)[0], crossing(1)[0]
     noisy = fit.changed(
         np.where(fit.is_query[:, None], fit.query, np.float32(37)),
@@ -558,7 +559,10 @@ def test_an_index_says_the_models_own_attention(tmp_path: Path) -> None:
     assert shares["attention_to_self"].between(0, 1).all()
 
 
-def test_maps_of_a_layer_that_crosses_have_no_places_for_who_does_not_take_part(tmp_path: Path) -> None:
+def test_maps_of_a_layer_that_crosses_have_no_places_for_who_does_not_take_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unfold, "STEPS", 50)
     rng = np.random.default_rng(9)
     n_source, n_target = rng.integers(3, 8, 30), rng.integers(2, 7, 30)
     lengths = n_source + n_target

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from bokeh.document import Document
-from conftest import REPOSITORY, SHARED
+from conftest import SHARED
 from transformers import AutoModel
 
 import qkspace
@@ -35,35 +34,23 @@ class Case:
 @pytest.fixture(scope="module", params=["minilm", "stories", "nano_sort", "deit"])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, sentences: list[str]) -> Case:
     """Build an index of each real model, with float32 vectors so that attention can be compared closely."""
-    folder = tmp_path_factory.mktemp(request.param)
     if request.param == "deit":
-        checkpoint = SHARED / "models" / "deit-tiny"
-        if not checkpoint.is_dir():
-            pytest.skip(f"{checkpoint} is not there: this test needs it")
-        corpus = folder / "images"
-        write_images(corpus)
-    else:
-        checkpoint = request.getfixturevalue(request.param)
-        corpus = folder / "corpus.txt"
-        corpus.write_text("\n".join(LETTERS if request.param == "nano_sort" else sentences[:24]))
+        return Case(SHARED / "models" / "deit-tiny", request.getfixturevalue("pictures_index"))
+    folder = tmp_path_factory.mktemp(request.param)
+    checkpoint = request.getfixturevalue(request.param)
+    corpus = folder / "corpus.txt"
+    corpus.write_text("\n".join(LETTERS if request.param == "nano_sort" else sentences[:24]))
     index = qkspace.build(
         *(str(checkpoint), str(corpus)),
         out=folder / "index",
         methods=["pca"],
         dims=[2],
         storage="float32",
+        normalise="sphere" if request.param == "minilm" else "auto",  # whose search takes as long as all else
+        n_jobs=1,
         progress=False,
     )
     return Case(checkpoint, index)
-
-
-def write_images(folder: Path) -> None:
-    sys.path.insert(0, str(REPOSITORY / "scripts"))
-    try:
-        from make_images import write
-    finally:
-        sys.path.pop(0)
-    write(folder, each=1)
 
 
 def own_attention(case: Case, sequence: int) -> list[FloatArray]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import MakeCheckpoint
 from numpy.typing import NDArray
 
 from qkspace import store
@@ -205,7 +206,7 @@ def test_a_column_corpus_of_the_users_own_is_no_file(tmp_path: Path, golds: list
 
 
 def test_a_built_index_of_one_file_is_not_parted_by_its_own_column_corpus(
-    tmp_path: Path, minilm: Path, ewt: Path
+    tmp_path: Path, make_checkpoint: MakeCheckpoint, ewt: Path
 ) -> None:
     plain = shortened(ewt / "en_ewt-ud-dev.conllu", tmp_path / "plain.conllu", 12)
     blocks = plain.read_text(encoding="utf-8").strip().split("\n\n")
@@ -213,10 +214,11 @@ def test_a_built_index_of_one_file_is_not_parted_by_its_own_column_corpus(
     marked = tmp_path / "marked.conllu"
     marked.write_text("".join(f"# corpus = {names[i % 3]}\n{each}\n\n" for i, each in enumerate(blocks)), "utf-8")
     options: Any = {"methods": ["pca"], "dims": [2], "normalise": "none", "n_jobs": 1}
-    one = build(str(minilm), marked, out=tmp_path / "one", **options)
+    model = str(make_checkpoint("bert"))
+    one = build(model, marked, out=tmp_path / "one", **options)
     assert set(one.sequences["corpus"]) == set(names)
     assert "dealt half and half" in split(one)[2]
-    two = build(str(minilm), [marked, plain], out=tmp_path / "two", **options)
+    two = build(model, [marked, plain], out=tmp_path / "two", **options)
     with pytest.raises(QKSpaceError, match=r"file 'wiki'; there is marked\.conllu, plain\.conllu"):
         split(two, choose="wiki")
 

@@ -29,6 +29,7 @@ from qkspace.index import Index
 from qkspace.pipeline import build
 from qkspace.schema import QKSpaceError
 
+MAPS: dict[str, Any] = {"methods": ["pca"], "dims": [2], "normalise": "none", "n_jobs": 1}
 DTYPES = ["float16", "float32", "float64", "int32", "int64", "uint8", "bool"]
 any_array = st.sampled_from(DTYPES).flatmap(
     lambda dtype: arrays.arrays(dtype, arrays.array_shapes(min_dims=0, max_dims=4, max_side=5, min_side=0))
@@ -296,21 +297,11 @@ def test_a_second_build_is_kept_out(tmp_path: Path, make_checkpoint: MakeCheckpo
     try:
         for overwrite in (False, True):
             with pytest.raises(QKSpaceError, match=r"index: another build is writing there\. Wait .*--out"):
-                build(
-                    str(make_checkpoint("bert")),
-                    tiny_corpus,
-                    out=out,
-                    methods=["pca"],
-                    dims=[2],
-                    n_jobs=1,
-                    overwrite=overwrite,
-                )
+                build(str(make_checkpoint("bert")), tiny_corpus, out=out, overwrite=overwrite, **MAPS)
             assert listing(out) == before
     finally:
         holder.communicate()
-    index = build(
-        str(make_checkpoint("bert")), tiny_corpus, out=out, methods=["pca"], dims=[2], n_jobs=1
-    )  # its owner is gone
+    index = build(str(make_checkpoint("bert")), tiny_corpus, out=out, **MAPS)  # its owner is gone
     assert store.verify(index.root) == []
 
 
@@ -353,22 +344,14 @@ def test_a_build_into_a_foreign_folder_is_refused(
     (root / name).parent.mkdir(parents=True)
     (root / name).write_text("dear")
     with pytest.raises(QKSpaceError, match=r"mine: .*no index of qkspace"):
-        build(
-            str(make_checkpoint("bert")),
-            tiny_corpus,
-            out=root,
-            methods=["pca"],
-            dims=[2],
-            n_jobs=1,
-            overwrite=overwrite,
-        )
+        build(str(make_checkpoint("bert")), tiny_corpus, out=root, overwrite=overwrite, **MAPS)
     assert listing(root) == {name: b"dear"}
 
 
 def test_an_empty_folder_is_built_into(tmp_path: Path, make_checkpoint: MakeCheckpoint, tiny_corpus: Path) -> None:
     root = tmp_path / "empty"
     root.mkdir()
-    build(str(make_checkpoint("bert")), tiny_corpus, out=root, methods=["pca"], dims=[2], n_jobs=1)
+    build(str(make_checkpoint("bert")), tiny_corpus, out=root, **MAPS)
     assert store.verify(root) == []
 
 
@@ -395,7 +378,7 @@ def test_a_full_disk_is_said_and_the_same_command_goes_on_when_there_is_space(
 ) -> None:
     out = small_disk / "index"
     command = ["build", "--model", str(make_checkpoint("bert")), "--corpus", str(tiny_corpus), "--out", str(out)]
-    command += ["--methods", "pca", "--dims", "2", "--n-jobs", "1", "--quiet"]
+    command += ["--methods", "pca", "--dims", "2", "--normalise", "none", "--n-jobs", "1", "--quiet"]
     free = os.statvfs(small_disk)
     ballast = small_disk / "ballast"
     full = 0
@@ -439,7 +422,7 @@ def test_a_disk_that_fills_in_any_call_is_said(
         raise OSError(code, os.strerror(code))
 
     def make() -> Index:
-        return build(str(make_checkpoint("bert")), tiny_corpus, out=out, methods=["pca"], dims=[2], n_jobs=1)
+        return build(str(make_checkpoint("bert")), tiny_corpus, out=out, **MAPS)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, call, fail)

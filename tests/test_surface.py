@@ -12,8 +12,6 @@ import pytest
 import torch
 from conftest import MakeCheckpoint
 from numpy.typing import NDArray
-from PIL import Image
-from test_images import deit  # noqa: F401 (fixture)
 from test_pairs import corpus, encoder_decoder, made  # noqa: F401 (fixtures)
 
 from qkspace import extract as extract_module
@@ -212,7 +210,7 @@ def literal(
     special: list[NDArray[np.bool_]],
     members: list[dict[tuple[str, str], NDArray[np.bool_]]],
 ) -> tuple[dict[tuple[str, str], list[float]], NDArray[np.float64], dict[str, float]]:
-    """Count everything of one head, sequence by sequence and query by query: (query, key) attention, norms of the keys.
+    """Count everything of one head, sequence by sequence and pair by pair: (query, key) attention, norms of the keys.
 
     Returns attention and attention by value to each class, the profile, sink_share and entropy_first.
     """
@@ -226,18 +224,17 @@ def literal(
         sink += attention.sum(axis=0).max()
         first = attention[0][attention[0] > 0]
         entropy -= float((first * np.log(first)).sum())
-        for i in range(n):
-            wanted = {("", "special"): is_special, ("", "first"): np.arange(n) == 0, **classes}
-            for name, offset in (("previous", -1), ("next", 1), ("self", 0)):
-                wanted["", name] = np.arange(n) == i + offset
-            pair = "special_to_special" if is_special[i] else "other_to_special"
-            wanted["", pair] = is_special
-            for name, chosen in wanted.items():
-                both = sums.setdefault(name, [0.0, 0.0])
-                both[0] += float(attention[i, chosen].sum())
-                both[1] += float(weighted[i, chosen].sum())
-            for j in range(n):
-                profile[min(max(j - i, -REACH), REACH) + REACH] += attention[i, j]
+        query, key = np.indices((n, n))
+        wanted = {("", name): key == query + offset for name, offset in (("previous", -1), ("next", 1), ("self", 0))}
+        wanted |= {name: chosen[key] for name, chosen in classes.items()}
+        wanted |= {("", "special"): is_special[key], ("", "first"): key == 0}
+        for name, asking in (("special_to_special", is_special), ("other_to_special", ~is_special)):
+            wanted |= {("", name): asking[query] & is_special[key]} if asking.any() else {}
+        for name, pairs in wanted.items():
+            both = sums.setdefault(name, [0.0, 0.0])
+            both[0] += float(attention[pairs].sum())
+            both[1] += float(weighted[pairs].sum())
+        np.add.at(profile, np.clip(key - query, -REACH, REACH) + REACH, attention)
         n_queries, n_special = n_queries + n, n_special + int(is_special.sum())
     counts = {("", "special_to_special"): n_special, ("", "other_to_special"): n_queries - n_special}
     found = {}
@@ -355,15 +352,8 @@ def test_a_window_beside_grouped_keys(tmp_path: Path, make_checkpoint: MakeCheck
     np.testing.assert_allclose(sums, 1, atol=1e-5)
 
 
-def test_patches_of_pictures_have_rows_and_columns_as_classes(tmp_path: Path, deit: Path) -> None:  # noqa: F811
-    folder = tmp_path / "pictures" / "noise"
-    folder.mkdir(parents=True)
-    for i in range(2):
-        pixels = np.random.default_rng(i).integers(0, 256, size=(60, 80, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{i}.png")
-    options: dict[str, Any] = {"methods": ["pca"], "dims": [2], "normalise": "none", "storage": "float32", "n_jobs": 1}
-    index = build(str(deit), folder.parent, out=tmp_path / "index", **options)
-    table = compare(index, [(0, 1), (11, 2)], 1e-4)
+def test_patches_of_pictures_have_rows_and_columns_as_classes(pictures_index: Index) -> None:
+    table = compare(pictures_index, [(0, 1), (11, 2)], 1e-4)
     assert {"kind", "row", "column"} <= set(table.index.get_level_values("column"))
     rows = table.sort_index().loc[(0, 1, "row")]
     assert rows["uniform"].to_numpy() == pytest.approx(14 / 197, rel=1e-5)

@@ -54,6 +54,7 @@ def ran(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("tutorial")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(folder))  # where the tutorial builds its index
+        patch.setenv("OMP_NUM_THREADS", "1")  # its matrices are small, and other tests run beside it
         for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR"):
             patch.setenv(name, str(folder / name.lower()))
         notebook = nbformat.read(TUTORIAL, as_version=4)

@@ -295,8 +295,9 @@ def test_the_same_seed_gives_the_same_map_and_another_seed_one_as_good() -> None
     assert scores[0].attention_kl == pytest.approx(scores[1].attention_kl, rel=0.2)
 
 
-def test_a_fit_leaves_torch_as_it_was() -> None:
+def test_a_fit_leaves_torch_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """The seed is the map's alone: the state that others draw from is not moved, nor is the number of threads."""
+    monkeypatch.setattr(unfold, "STEPS", 20)
     threads = torch.get_num_threads()
     sample = random_heads(1)[0]
     before = torch.get_rng_state()
@@ -316,6 +317,7 @@ def assert_same_maps(one: list[Projection], other: list[Projection], samples: li
 
 
 def test_heads_fitted_together_are_those_fitted_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unfold, "STEPS", 100)
     samples = random_heads(2)
     assert len(list(unfold._groups(samples))) == 1
     together = project.fit_heads("unfold", samples, dims=2, seed=0)
@@ -481,9 +483,10 @@ def test_a_degenerate_head_has_a_finite_map(kind: str, monkeypatch: pytest.Monke
 
 
 def test_each_query_head_is_unfolded_with_the_keys_of_its_group(
-    make_checkpoint: MakeCheckpoint, sentences: list[str], tmp_path: Path
+    make_checkpoint: MakeCheckpoint, sentences: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four heads of queries read two of keys: each map is that of its own queries and the shared keys."""
+    monkeypatch.setattr(unfold, "STEPS", 100)
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n".join(sentences[:16]) + "\n", encoding="utf-8")
     model = str(make_checkpoint("llama", num_hidden_layers=1))

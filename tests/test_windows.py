@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import AutoConfig, AutoModel
 
+from qkspace import unfold
 from qkspace.app.document import make_document
 from qkspace.capture import forward, listening
 from qkspace.cli import main
@@ -66,8 +67,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=["stage0", "stage1"])
 def index(request: pytest.FixtureRequest, swin: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Index:
     out = tmp_path_factory.mktemp(request.param) / "index"
-    more: dict[str, Any] = {"methods": ["pca", "unfold"], "dims": [2], "storage": "float32"}
-    return build(str(swin), corpus, out=out, attention=request.param, **more)
+    few = request.param == "stage1"  # patches: a sixteenth of the pairs, which are what takes time
+    maps = {"methods": ["pca", "unfold"]} if few else {"methods": ["pca"], "normalise": "none"}
+    more: dict[str, Any] = {**maps, "dims": [2], "storage": "float32", "n_jobs": 1}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(unfold, "STEPS", 50)
+        return build(str(swin), corpus, out=out, attention=request.param, **more)
 
 
 def stage_of(index: Index) -> str:
