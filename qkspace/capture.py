@@ -228,6 +228,7 @@ def listening(
         edit: given the number and the output of every attention (attention times value, of each head, before the output
             projection), returns what the model goes on with. Of a sliding window as Longformer's it is not asked.
         last: number of the last attention that is wanted; `forward` ends with it and returns None. None: all of the pass.
+            Hooks that follow the modules around it do not run: accelerate's offload leaves their own weights on the device.
 
     Raises:
         QKSpaceError: the model does not use the attention interface, or somebody listens already.

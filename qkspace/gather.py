@@ -150,8 +150,9 @@ class Gatherer:
 
         weight, position = unpack_strongest(packed, self.unit.low)
         weight = weight.to(torch.float16)
-        _put(buffer["top_attention"], places, weight)
-        _put(buffer["top_key"], places, position.add_(self.first_key).masked_fill_(weight == 0, -1))
+        k = weight.shape[3]  # fewer than are kept, where sequences are that short
+        _put(buffer["top_attention"][:, :, :k], places, weight)
+        _put(buffer["top_key"][:, :, :k], places, position.add_(self.first_key).masked_fill_(weight == 0, -1))
 
     def _keep(self, call: AttentionCall, buffer: dict[str, Tensor], value_norm: Tensor) -> None:
         kept = [
@@ -328,14 +329,16 @@ class _Side:
 
 
 def _put(room: Tensor, places: IntArray, values: Tensor) -> None:
-    """Write values (sequence, head, token, n) to the places (sequence, token) of room (head, place, n or more).
+    """Write values (sequence, head, token, n) to the places (sequence, token) of room (head, place, n).
 
     Numpy moves a vector as one item, five times faster than torch moves its components.
     """
+    if values.shape != (len(places), len(room), places.shape[1], room.shape[2]):
+        raise ValueError(f"{tuple(values.shape)} does not fit {places.shape} places of {tuple(room.shape)}.")
     if values.stride(3) != 1:
         values = values.contiguous()
     n_bytes = values.shape[3] * values.element_size()
-    items, found = (part.numpy().view(f"V{n_bytes}")[..., 0] for part in (room[:, :, : values.shape[3]], values))
+    items, found = (part.numpy().view(f"V{n_bytes}")[..., 0] for part in (room, values))
     items[:, places] = found.swapaxes(0, 1)
 
 

@@ -14,8 +14,8 @@ from typing import Any
 def results_of(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], n_jobs: int | None) -> Iterator[Any]:
     """Yield what a function returns for the arguments of each job, as the jobs end.
 
-    Each process keeps to one thread, also where it is the only one: matrices of one head are small, and threads that wait for
-    each other over them took three times the processor's time (MiniLM's 144 maps, 35 s against 11 s on two cores).
+    A job keeps to one thread, also where joblib starts no process for it: matrices of one head are small, and threads that
+    wait for each other over them took twice to three times the processor's time.
 
     Args:
         function: of the arguments of a job.
@@ -23,8 +23,16 @@ def results_of(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], n_
         n_jobs: processes; None for one a core.
     """
     from joblib import Parallel, delayed, parallel_config
-    from threadpoolctl import threadpool_limits
 
     workers = min(n_jobs or os.cpu_count() or 1, max(1, len(jobs)))
-    with threadpool_limits(1), parallel_config(backend="loky", n_jobs=workers, inner_max_num_threads=1):
-        yield from Parallel(return_as="generator_unordered")(delayed(function)(*job) for job in jobs)
+    with parallel_config(backend="loky", n_jobs=workers, inner_max_num_threads=1):
+        parallel = Parallel(return_as="generator_unordered")
+    yield from parallel(delayed(_on_one_thread)(function, job) for job in jobs)
+
+
+def _on_one_thread(function: Callable[..., Any], job: tuple[Any, ...]) -> Any:
+    """Do a job, whatever number of threads the libraries that are loaded would take."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):
+        return function(*job)

@@ -333,7 +333,8 @@ def test_weights_that_meet_more_than_their_values_are_refused() -> None:
 def test_a_head_that_nothing_reads_changes_nothing_and_the_one_that_all_read_most(
     llama_index: Index, method: Any
 ) -> None:
-    table = analyse(llama_index, method=method).tables["ablation"].set_index(["layer", "head"])
+    (table,) = analyse(llama_index, method=method).tables.values()
+    table = table.rename(columns={"loss_change_mean": "loss_change"}).set_index(["layer", "head"])
     useful = [(0, 1), (1, 2)]
     idle = table.drop(useful)
     assert (idle[["loss_change", "low", "high"]] == 0).all(axis=None)
@@ -386,12 +387,14 @@ def test_a_killed_run_goes_on_and_gives_the_same_table(llama_index: Index, tmp_p
     index = copied(llama_index, tmp_path)
     with pytest.raises(KeyboardInterrupt):
         analyse(index, method="mean", console=Killed(3))
-    (file,) = (index.root / store.WORK / "ablation").iterdir()
+    (file,) = (index.root / store.WORK / "mean-ablation").iterdir()
     file.write_bytes(file.read_bytes() + torn)
     again = Killed(99)
     found = analyse(index, method="mean", console=again)
     assert again.done == 3
-    pd.testing.assert_frame_equal(found.tables["ablation"], analyse(llama_index, method="mean").tables["ablation"])
+    pd.testing.assert_frame_equal(
+        found.tables["mean-ablation"], analyse(llama_index, method="mean").tables["mean-ablation"]
+    )
     other = Killed(99)
     analyse(index, method="zero", console=other)
     assert other.done == 0  # another question
@@ -564,10 +567,10 @@ def test_an_index_holds_what_changes_by_zeros_and_by_means(llama_index: Index, t
     index = copied(llama_index, tmp_path).analyse("mean-ablation").analyse("ablation")
     assert store.verify(index.root) == []
     for name, (method, column) in BY.items():
-        alone = analyse(copied(llama_index, tmp_path / name), method=method).tables["ablation"]
+        alone = analyse(copied(llama_index, tmp_path / name), method=method).tables[name]
         found = index.analysis(name)
-        pd.testing.assert_frame_equal(found.rename(columns={column: "loss_change"}), alone)
-        np.testing.assert_array_equal(index.head_table()[column], alone["loss_change"])
+        pd.testing.assert_frame_equal(found, alone)
+        np.testing.assert_array_equal(index.head_table()[column], alone[column])
     heads = index.head_table()
     assert (heads["loss_change"] != heads["loss_change_mean"]).any(), "they are two questions"
     titles = [each.title for each in printed_tables(index)]
@@ -588,8 +591,8 @@ def test_the_command_keeps_each_method_under_its_own_name(llama_index: Index, tm
         "ablation": {"zero"},
         "mean-ablation": {"mean"},
     }
-    expected = analyse(llama_index, method="mean", max_tokens=60, seed=3).tables["ablation"]
-    np.testing.assert_array_equal(found.analysis("mean-ablation")["loss_change_mean"], expected["loss_change"])
+    expected = analyse(llama_index, method="mean", max_tokens=60, seed=3).tables["mean-ablation"]
+    np.testing.assert_array_equal(found.analysis("mean-ablation")["loss_change_mean"], expected["loss_change_mean"])
 
 
 @pytest.mark.parametrize("name", BY)

@@ -53,7 +53,7 @@ def note(shown: Shown, figure: Figure, aspect: str, language: Language, distance
     if distances is not None and figure == "among" and (good := space.join(quality(distances, aspect, language))):
         told += f'<p class="small muted">{escape(good)}</p>'
     if how:
-        is_foreign = any("lang=" in each for each in how)
+        is_foreign = any('lang="en"' in each for each in how)
         summary = escape(say(language, "heads_how" if is_foreign else "heads_how_told"))
         told += f"<details><summary>{summary}</summary>{''.join(how)}</details>"
     return told
@@ -61,11 +61,14 @@ def note(shown: Shown, figure: Figure, aspect: str, language: Language, distance
 
 def _how(table: pd.DataFrame, language: Language) -> str:
     """Say how a table was measured: by sentences of the page with its numbers, or where it names none, by its English note."""
-    told = table.attrs.get("told", [])
-    if not told or any(name not in strings(language) for name, _ in told):
+    try:
+        told = [say(language, name, **values) for name, values in table.attrs.get("told", [])]
+    except KeyError:  # sentences of another version
+        told = []
+    if not told:
         return f'<p class="small" lang="en">{escape(str(table.attrs["note"]))}</p>'
     space = "" if language.startswith("ja") else " "
-    return f'<p class="small">{escape(space.join(say(language, name, **values) for name, values in told))}</p>'
+    return f'<p class="small">{escape(space.join(told))}</p>'
 
 
 def _matters(shown: Shown, language: Language) -> list[str]:

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 
     from qkspace.model import Device
 
+NAMES: dict[Method, tuple[str, str]] = {  # of the table and the folder of what is finished of it, and of the change
+    "zero": ("ablation", "loss_change"),
+    "mean": ("mean-ablation", "loss_change_mean"),
+}
 WORTH_SAYING = 10.0  # seconds that the rest takes
 Sums = dict[tuple[int, int], Float64Array]  # (layer, head) -> loss of each sequence without it
 
@@ -51,8 +55,6 @@ def analyse(
     trust_remote_code: bool = False,
     batch_tokens: int = BATCH_TOKENS,
     device: Device = "auto",
-    table: str = "ablation",
-    column: str = "loss_change",
     console: Console = SILENT,
 ) -> Found:
     """Take out one head at a time and measure how much the loss changes; arguments as of `Ablation.of`.
@@ -69,13 +71,12 @@ def analyse(
         trust_remote_code: run its code.
         batch_tokens: of one forward pass.
         device: where the model runs.
-        table: what the table is called, and the folder of what is finished of it.
-        column: what the change is called in it, and in the table of heads.
         console: where progress is shown.
 
     Returns:
-        One table: layer, head, the change (ablated minus intact, a prediction), low, high (95 %, over sequences), method,
-        measure, base_loss (of the whole model) and n_predictions.
+        One table, by zeros `ablation` and by means `mean-ablation`: layer, head, loss_change or loss_change_mean (ablated minus
+        intact, a prediction), low, high (95 %, over sequences), method, measure, base_loss (of the whole model) and
+        n_predictions.
 
     Raises:
         QKSpaceError: as `Ablation.of`, or another command is writing to the index.
@@ -87,6 +88,7 @@ def analyse(
     chosen = every if heads is None else sorted({(index.head(*pair).layer, index.head(*pair).head) for pair in heads})
     if ablation.task.reason:
         console.say(f"Measuring the output: {ablation.task.reason}.")
+    table, column = NAMES[method]
     folder = index.root / store.WORK / table
     sums = _all(ablation, chosen, folder / f"{_key(ablation, batch_tokens, predict)}.jsonl", console)
     found = _table({pair: ablation.compared(sums[pair]) for pair in chosen}, column)

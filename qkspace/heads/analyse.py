@@ -91,7 +91,7 @@ ANALYSES: dict[str, Analysis] = {
         _can_run,
         is_default=False,
         module="ablation",
-        settled={"method": "mean", "table": "mean-ablation", "column": "loss_change_mean"},
+        settled={"method": "mean"},
     ),
 }
 

@@ -41,7 +41,7 @@ def keep(
         index: a finished index.
         name: of the analysis.
         tables: by their names, which are `name` or begin with it and a hyphen. `attrs` of a table are kept with it: "note",
-            how it was measured, and "told", the same as names of sentences of the page with what stands in them.
+            how it was measured, and "told", the same in short: names of sentences of the page with what stands in them.
         head_columns: columns of the table called `name`, which then has one row a head (layer, head), that
             `index.head_table()` is to have: what the atlas is sorted by.
         parameters: what the analysis was asked for.
