@@ -39,7 +39,15 @@ WAIT = 60_000  # milliseconds that anything may take on a slow machine before it
 
 # What the tests ask of the page; models have the names that the app gives them.
 TOOLS_JS = """
+window.WebSocket = class extends WebSocket {  // a change comes in many messages, one after another
+  constructor(...given) {
+    super(...given)
+    this.addEventListener("message", () => { qk.hear(); setTimeout(qk.hear) })  // before it is read, and after
+  }
+}
 window.qk = {
+  heard: -Infinity,
+  hear: () => { qk.heard = performance.now() },
   models: (name) => [...Bokeh.documents[0].all_models].filter((model) => model.name == name),
   model: (name) => qk.models(name)[0] ?? null,
   column: (renderer, name) =>  // two figures may have renderers of one name
@@ -99,7 +107,11 @@ window.qk = {
   },
 }
 """
-READY_JS = "() => window.Bokeh && Bokeh.documents.length > 0 && Bokeh.documents[0].is_idle"
+QUIET = 60  # milliseconds without a message, after which no more are on their way
+READY_JS = (
+    "() => window.Bokeh && Bokeh.documents.length > 0 && Bokeh.documents[0].is_idle"
+    f" && performance.now() - qk.heard > {QUIET}"
+)
 
 
 # -------------------------------------------------------------------------------------------------- servers
