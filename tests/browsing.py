@@ -198,7 +198,8 @@ class Seen:
         self.ask("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def column(self, renderer: str, name: str) -> NDArray[Any]:
-        """Return a column of what a renderer of the map draws."""
+        """Return a column of what a renderer of the map draws, once all of a change has come."""
+        self.page.wait_for_function(READY_JS, timeout=WAIT)
         return np.asarray(self.ask("([r, c]) => qk.column(r, c)", [renderer, name]))
 
     def choose(self, name: str, value: Any) -> None:
