@@ -34,15 +34,15 @@ LARGEST = {"ablation": 0.08, "mean-ablation": 0.02}
 SMALL: dict[str, Any] = {"methods": ["pca"], "dims": [2], "normalise": "none", "n_jobs": 1}
 
 
-def holding(index: Index, folder: Path, measures: dict[str, str]) -> Index:
-    """Copy an index, with made-up tables of these analyses, measured so."""
+def holding(index: Index, folder: Path, measures: dict[str, str], seeds: Sequence[int] = (0, 0)) -> Index:
+    """Copy an index, with made-up tables of these analyses, measured so, on samples drawn by these seeds."""
     found = Index(shutil.copytree(index.root, folder / "index"))
     heads = found.head_table()[["layer", "head"]]
-    for name, measure in measures.items():
+    for (name, measure), seed in zip(measures.items(), seeds, strict=False):
         change = np.linspace(-0.01, LARGEST[name], len(heads))
         table = heads.assign(**{COLUMNS[name]: change}, low=change - 0.01, high=change + 0.01, measure=measure)
         table.attrs["note"] = f"how {name} was measured"
-        found = kept.keep(found, name, {name: table}, head_columns=[COLUMNS[name]])
+        found = kept.keep(found, name, {name: table}, head_columns=[COLUMNS[name]], parameters={"seed": seed})
     return found
 
 
@@ -70,6 +70,15 @@ def test_zeros_and_means_stand_side_by_side_on_one_scale(small_index: Index, tmp
     assert called["note_matters_both"] in told and called["note_matters"] in told
     assert all(f"how {name} was measured" in told for name in COLUMNS)
     assert called["heads_make"] not in unescape(visitor.text())
+
+
+@pytest.mark.parametrize("seeds", [(1, 1), (0, 1)])
+def test_what_was_measured_on_unlike_samples_says_so(
+    small_index: Index, tmp_path: Path, seeds: tuple[int, int]
+) -> None:
+    index = holding(small_index, tmp_path, dict.fromkeys(COLUMNS, "masked"), seeds)
+    told = unescape(opened(index, "matters").widget("heads_note").text)
+    assert (strings("en")["note_matters_unlike"] in told) == (len(set(seeds)) > 1)
 
 
 @pytest.mark.parametrize("there", COLUMNS)

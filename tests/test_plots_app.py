@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from io import BytesIO
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from bokeh.document import Document
 from bokeh.events import ButtonClick
 from bokeh.models import ColumnDataSource
 
-from qkspace.app import figures_matrix
+from qkspace.app import figures_matrix, files
 from qkspace.app.document import make_document
 from qkspace.app.language import say
+from qkspace.app.plotted import MOST
 from qkspace.app.select import Scene, Shown, colouring, shown_of
 from qkspace.app.state import State
-from qkspace.app.views.plots import MOST, PlotsView
+from qkspace.app.views.plots import PlotsView
 from qkspace.index import Index
-from qkspace.matrix import Matrix, matrix_of
+from qkspace.matrix import Matrix, matrix_of, received
 from qkspace.matrix_picture import matrix_picture
+from qkspace.schema import QKSpaceError
 
 
 def opened(index: Index, **chosen: Any) -> tuple[Document, dict[str, Any]]:
@@ -113,6 +117,48 @@ def test_the_first_query_is_at_the_back_of_saved_bars_too(small_index: Index) ->
     """A picture in space of a notebook stands as that of the page does."""
     axes = matrix_picture(matrix_of(small_index, 3, layer=5), "bars").axes[0]
     assert axes.yaxis_inverted() and not axes.xaxis_inverted()
+
+
+@pytest.mark.parametrize("plot", ["heatmap", "received", "bars", "scatter"])
+@pytest.mark.parametrize("averaged", [True, False])
+def test_what_is_saved_is_what_is_shown(small_index: Index, plot: Any, averaged: bool) -> None:
+    """Numbers and picture are of the matrix on the page; a page of HTML there is none of."""
+    state = State(page="plots", sequence=3, layer=5, head=2, plot=plot, averaged=averaged)
+    scene = scene_of(shown_of(small_index), state)
+    name, _, content = files.make("csv", scene)
+    matrix = matrix_of(small_index, 3, layer=5, head=None if averaged else 2)
+    expected = received(matrix) if plot == "received" else matrix.table()
+    found = pd.read_csv(BytesIO(content))
+    assert name.endswith("-plots-L5.csv" if averaged else "-plots-L5H2.csv") and list(found) == list(expected)
+    numbers = "total" if plot == "received" else "attention"
+    np.testing.assert_allclose(found[numbers], expected[numbers], rtol=1e-5)
+    drawn = files.make("svg", scene)[2].decode("utf-8")
+    assert "layer 5" in drawn and ("head 2" in drawn) != averaged
+    with pytest.raises(QKSpaceError, match="PNG or SVG"):
+        files.make("html", scene)
+
+
+def test_saved_bars_are_turned_as_on_the_page(small_index: Index) -> None:
+    """Where the page is as it opens, the picture is as a notebook draws it, but for how far it is tilted."""
+    shown, state = shown_of(small_index), State(page="plots", sequence=3, layer=5, plot="bars", pitch=35.0)
+    found = files.make("svg", scene_of(shown, state))[2]
+    figure = matrix_picture(matrix_of(small_index, 3, layer=5), "bars")
+    assert figure.axes[0].azim == state.yaw + files.TO_AZIMUTH
+    turned = files.make("svg", scene_of(shown, replace(state, yaw=state.yaw + 40)))[2]
+    assert turned != found
+
+
+@pytest.mark.parametrize("kind", ["png", "svg", "html"])
+def test_figures_of_heads_are_saved_where_they_stand(small_index: Index, kind: str) -> None:
+    """Nothing else is saved in their place."""
+    with pytest.raises(QKSpaceError, match="Save figure"):
+        files.make(kind, scene_of(shown_of(small_index), State(page="heads")))
+    assert len(pd.read_csv(BytesIO(files.make("csv", scene_of(shown_of(small_index), State(page="heads")))[2]))) == 72
+
+
+def test_a_sentence_that_the_model_still_reads_is_not_saved(small_index: Index) -> None:
+    with pytest.raises(QKSpaceError, match="has read it"):
+        files.make("csv", scene_of(shown_of(small_index), State(page="plots", text="The boat")))
 
 
 def test_long_sequence_is_cut_and_says_so(decoder_index: Index, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,10 @@ import numpy as np
 from qkspace.app import select
 from qkspace.app.language import say
 from qkspace.app.pictures import album_of
+from qkspace.app.plotted import plotted_matrix
 from qkspace.app.select import Scene
 from qkspace.app.state import Kind
+from qkspace.matrix import Matrix
 from qkspace.schema import IntArray, QKSpaceError
 
 MIME = {
@@ -27,6 +29,7 @@ MIME = {
     "parquet": "application/vnd.apache.parquet",
 }
 
+TABLES = ("csv", "parquet")
 OF_MAP = (  # of a State, that a picture of a map takes
     "dims",
     "threshold",
@@ -41,6 +44,8 @@ OF_MAP = (  # of a State, that a picture of a map takes
     "by_norm",
 )
 PICTURE_TOKENS = 60
+IN_SPACE = ("bars", "scatter")  # plots that are seen from somewhere
+TO_AZIMUTH = -90  # degrees from what the page calls yaw to what the picture of a matrix does
 
 
 def make(kind: str, scene: Scene) -> tuple[str, str, bytes]:
@@ -53,13 +58,15 @@ def make(kind: str, scene: Scene) -> tuple[str, str, bytes]:
     if kind not in MIME:
         raise QKSpaceError(f"There is no file of kind {kind!r}; there are {', '.join(MIME)}.")
     page = "map" if kind == "html" and state.page in ("atlas", "head") else state.page  # which is what it shows
-    page = (
-        "map" if state.page == "heads" and kind not in ("csv", "parquet") else page
-    )  # figures have a button of their own
-    name = f"{index.root.name}-{page}-L{state.layer}H{state.head}.{kind}"
+    if state.page == "heads" and kind not in TABLES:  # figures have a button of their own
+        raise QKSpaceError(say(state.language, "heads_save_figure"))
+    if state.page == "plots" and kind == "html":
+        raise QKSpaceError(say(state.language, "plots_no_html"))
+    head = "" if state.page == "plots" and state.averaged else f"H{state.head}"
+    name = f"{index.root.name}-{page}-L{state.layer}{head}.{kind}"
     with TemporaryDirectory() as folder:
         path = Path(folder) / name
-        if kind in ("csv", "parquet"):
+        if kind in TABLES:
             _write_table(path, scene)
         else:
             _write_picture(path, scene)
@@ -70,6 +77,7 @@ def _write_table(path: Path, scene: Scene) -> None:
     """Write the tokens of the view that is open, or the statistics and scores of its head, or of the heads of the atlas."""
     from qkspace.atlas_picture import sorted_heads
     from qkspace.export import selection_table, write_table
+    from qkspace.matrix import received
 
     shown, state = scene.shown, scene.state
     if state.page == "head":
@@ -77,6 +85,9 @@ def _write_table(path: Path, scene: Scene) -> None:
         table = table[(table["layer"] == state.layer) & (table["head"] == state.head)]
     elif state.page == "heads":
         table = shown.head_table
+    elif state.page == "plots":
+        matrix = _matrix(scene)
+        table = received(matrix) if state.plot == "received" else matrix.table()
     elif state.page == "atlas":
         table = shown.head_table.iloc[sorted_heads(shown, state)]
     elif state.page == "sentence" and scene.live is not None:
@@ -85,6 +96,13 @@ def _write_table(path: Path, scene: Scene) -> None:
         of: dict[str, Any] = {name: getattr(state, name) for name in ("layer", "head", "method", "dims")}
         table = selection_table(shown.index, _rows(scene), **of)
     write_table(table, path)
+
+
+def _matrix(scene: Scene) -> Matrix:
+    """Return the matrix that the page of plots shows, once the model has read the sentence that it is of."""
+    if scene.live is None and scene.state.text.strip() and scene.shown.reads_texts:
+        raise QKSpaceError(scene.live_says or say(scene.state.language, "plots_reading"))
+    return plotted_matrix(scene)
 
 
 def _rows(scene: Scene) -> dict[Kind, IntArray]:
@@ -104,12 +122,18 @@ def _write_picture(path: Path, scene: Scene) -> None:
     from qkspace.attention_view import index_attention_view, live_attention_view
     from qkspace.image_picture import image_picture
     from qkspace.map_html import map_html
+    from qkspace.matrix_picture import matrix_picture
 
     state, index = scene.state, scene.shown.index
     is_html = path.suffix == ".html"
     look: dict[str, Any] = {name: getattr(state, name) for name in ("method", "colour", "theme")}
     look["search"] = "" if scene.hits is None else state.search  # one that is not understood finds nothing
-    if state.page == "atlas" and not is_html:
+    if state.page == "plots":
+        camera = (
+            {"yaw": state.yaw + TO_AZIMUTH, "pitch": min(max(state.pitch, 5), 85)} if state.plot in IN_SPACE else {}
+        )
+        picture.save(matrix_picture(_matrix(scene), state.plot, theme=state.theme, **camera), path)
+    elif state.page == "atlas" and not is_html:
         picture.save(picture.atlas_picture(index, order=state.order, least=state.least, **look), path)
     elif state.page == "sentence" and scene.live is not None:
         if not is_html:

@@ -77,7 +77,11 @@ def _matters(shown: Shown, language: Language) -> list[str]:
     measures = {str(table["measure"].iloc[0]) for table in tables} or {""}
     kinds = sorted({"note_matters_output" if measure == "output" else "note_matters" for measure in measures})
     both = ["note_matters_both"] if len(tables) > len(measures) else []  # else each has a scale of its own
-    return [say(language, name) for name in (*kinds, *both)]
+    made = shown.index.manifest.get("analyses", {})
+    asked = [made.get(name, {}).get("parameters", {}) for name in ABLATIONS if name in made]
+    samples = {tuple(each.get(of) for of in ("n_sequences", "n_tokens", "seed", "predict")) for each in asked}
+    unlike = ["note_matters_unlike"] if len(samples) > 1 else []
+    return [say(language, name) for name in (*kinds, *both, *unlike)]
 
 
 def quality(distances: pd.DataFrame, aspect: str, language: Language) -> list[str]:

@@ -15,19 +15,13 @@ from bokeh.models import Button, CheckboxGroup, ColumnDataSource, Div, InlineSty
 
 from qkspace.app import figures_matrix as figures
 from qkspace.app.language import say
+from qkspace.app.plotted import clicked_row, plotted_matrix
 from qkspace.app.select import Scene, Shown, sequence_of
 from qkspace.app.state import Plot, State, Theme
 from qkspace.app.style import CARD_CSS, PANEL, WIDGET_CSS
-from qkspace.live import LiveSequence
-from qkspace.matrix import Matrix, matrix_of
+from qkspace.matrix import Matrix
 
 PLOTS: tuple[Plot, ...] = get_args(Plot)
-MOST = {
-    "heatmap": 512,
-    "received": 1024,
-    "bars": 48,
-    "scatter": 64,
-}  # tokens that a plot shows; of more, those around the clicked
 IN_SPACE = ("bars", "scatter")
 
 
@@ -85,7 +79,7 @@ class PlotsView:
             self._show_camera(state)
             return
         self.last = now
-        matrix = self._matrix(scene)
+        matrix = plotted_matrix(scene)
         which = self.say("plots_mean" if state.averaged else "plots_head", layer=state.layer, head=state.head)
         said = self.say("plots_heat_says" if state.plot == "heatmap" else f"plots_{state.plot}_says", which=which)
         self.words.text = f'<p class="small muted">{said} {self._cut(matrix, scene)}</p>'
@@ -104,7 +98,7 @@ class PlotsView:
         if not matrix.is_part:
             return ""
         first, end = matrix.tokens
-        name = "plots_cut_first" if first == 0 else "plots_cut" if _clicked(scene) is not None else "plots_cut_from"
+        name = "plots_cut_first" if first == 0 else "plots_cut" if clicked_row(scene) is not None else "plots_cut_from"
         said = self.say(name, n=end - first, total=matrix.n_tokens, first=first + 1, last=end)
         return f"{said} {self.say('plots_cut_received')}" if scene.state.plot == "received" else said
 
@@ -119,22 +113,6 @@ class PlotsView:
             self.tells_camera = True
             self.sources["camera"].data = camera
             self.tells_camera = False
-
-    def _matrix(self, scene: Scene) -> Matrix:
-        """Return the matrix, of at most so many tokens as the plot shows."""
-        state, index = scene.state, self.shown.index
-        of_head, most = None if state.averaged else state.head, MOST[state.plot]
-        sequence = sequence_of(self.shown, state) if scene.live is None else scene.live
-        if isinstance(sequence, LiveSequence):
-            n, at = len(sequence.tokens), 0
-        else:
-            rows, n_source = index.rows(sequence), index.n_source(index.place(sequence))
-            n, at = rows.stop - rows.start, (_clicked(scene) or rows.start) - rows.start
-            if index.layers[state.layer].crosses and n_source is not None:  # near the border: one side asks the other
-                at = min(max(at, n_source - most // 4), n_source + most // 4)
-        first = max(0, min(at - most // 2, n - most))
-        tokens = None if n <= most else (first, first + most)
-        return matrix_of(index, sequence, layer=state.layer, head=of_head, tokens=tokens)
 
     def _draw(self, matrix: Matrix, state: State) -> None:
         shown = "space" if state.plot in IN_SPACE else state.plot
@@ -157,8 +135,3 @@ class PlotsView:
         """Take on the colours of a theme."""
         for plot in self.figures.values():
             figures.paint_matrix(plot, theme)
-
-
-def _clicked(scene: Scene) -> int | None:
-    """Return the row of the clicked token, where it is of what is shown."""
-    return None if scene.live is not None or scene.state.selected is None else scene.state.selected[1]
