@@ -32,6 +32,14 @@ PLOT = 2.4  # inches: height of the line plot
 SOLID = 0.72  # height of a picture in space, of its width
 MOST_SOLID = 48  # tokens of a picture in space: further bars would hide each other
 LEAST_BAR = 0.005  # attention below which there is no bar
+FACES = (
+    0.7,
+    1.0,
+    0.86,
+    0.86,
+    0.7,
+    0.7,
+)  # how bright those of a bar are, as on the page: below, above, and two of each side
 
 
 def matrix_picture(
@@ -125,18 +133,28 @@ def _dress(sheet: Sheet, axes: Axes, font: Font) -> None:
 
 def _bars(matrix: Matrix, theme: Theme, width: float, *, yaw: float = -60.0, pitch: float = 35.0) -> Figure:
     sheet, axes, colours = _space(
-        matrix, theme, width, yaw, pitch, "A bar stands for one weight: its height and colour are"
+        matrix,
+        theme,
+        width,
+        yaw,
+        pitch,
+        f"A bar stands for one weight of at least {100 * LEAST_BAR:g} %: its height and colour are",
     )
     query, key = np.nonzero(matrix.attention >= LEAST_BAR)
     height = matrix.attention[query, key].astype(np.float64)
-    look: dict[str, Any] = {"color": colours(_shares(height)), "shade": True, "zsort": "max"}
+    faces = np.repeat(np.asarray(colours(_shares(height))), len(FACES), axis=0)  # (bar x face, red green blue alpha)
+    faces[:, :3] *= np.tile(FACES, len(key))[:, None]
+    look: dict[str, Any] = {"color": faces, "shade": False, "zsort": "max"} | {
+        "edgecolor": sheet.colour("line"),
+        "linewidth": 0.3,
+    }
     if len(key):  # matplotlib cannot draw none
         axes.bar3d(key - 0.35, query - 0.35, np.zeros(len(key)), 0.7, 0.7, height, **look)
     return sheet.figure
 
 
 def _scatter(matrix: Matrix, theme: Theme, width: float, *, yaw: float = -60.0, pitch: float = 35.0) -> Figure:
-    words = "A dot stands for one weight, on a stalk: its height and colour are"
+    words = f"A dot stands for one weight of at least {100 * LEAST_BAR:g} %, on a stalk: its height and colour are"
     sheet, axes, colours = _space(matrix, theme, width, yaw, pitch, words)
     query, key = np.nonzero(matrix.attention >= LEAST_BAR)
     height = matrix.attention[query, key].astype(np.float64)
