@@ -15,7 +15,7 @@ import numpy as np
 from qkspace.app import select
 from qkspace.app.language import say
 from qkspace.app.pictures import album_of
-from qkspace.app.plotted import plotted_matrix
+from qkspace.app.plotted import IN_SPACE, plotted_matrix
 from qkspace.app.select import Scene
 from qkspace.app.state import Kind
 from qkspace.matrix import Matrix
@@ -44,7 +44,6 @@ OF_MAP = (  # of a State, that a picture of a map takes
     "by_norm",
 )
 PICTURE_TOKENS = 60
-IN_SPACE = ("bars", "scatter")  # plots that are seen from somewhere
 TO_AZIMUTH = -90  # degrees from what the page calls yaw to what the picture of a matrix does
 
 

@@ -15,6 +15,7 @@ MOST = {
     "bars": 48,
     "scatter": 64,
 }  # tokens that a plot shows; of more, those around the clicked
+IN_SPACE = ("bars", "scatter")  # plots that are seen from somewhere
 
 
 def plotted_matrix(scene: Scene) -> Matrix:

@@ -15,14 +15,13 @@ from bokeh.models import Button, CheckboxGroup, ColumnDataSource, Div, InlineSty
 
 from qkspace.app import figures_matrix as figures
 from qkspace.app.language import say
-from qkspace.app.plotted import clicked_row, plotted_matrix
+from qkspace.app.plotted import IN_SPACE, clicked_row, plotted_matrix
 from qkspace.app.select import Scene, Shown, sequence_of
 from qkspace.app.state import Plot, State, Theme
 from qkspace.app.style import CARD_CSS, PANEL, WIDGET_CSS
 from qkspace.matrix import Matrix
 
 PLOTS: tuple[Plot, ...] = get_args(Plot)
-IN_SPACE = ("bars", "scatter")
 
 
 class PlotsView:
